@@ -1,0 +1,46 @@
+# The two commands of the README are `make quickstart` and `make test`; both make .venv when it is missing.
+PYTHON ?= $(firstword $(shell command -v python3 python3.13 python3.12 python3.11))
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: quickstart test test-slow check format clean
+.DELETE_ON_ERROR:
+
+quickstart: .venv/.installed
+	$(BIN)/distill run recipes/quickstart.yaml
+
+test: .venv/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.installed-test
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+
+# Stamps: an installation is done again only when what it depends on has changed.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python >= 3.11: make PYTHON=/path/to/python")'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into .venv (minutes, once)"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(INSTALL) --editable ".[test]"
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed-test
+	$(INSTALL) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,265 @@
+"""A recipe's stages in order: what each reads and writes, what is finished, what has to be done again.
+
+A stage is finished when its marker carries the hash of its resolved section and of everything that it reads, so a
+change anywhere upstream makes it due again. Nothing heavy is imported before a stage that is due needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distill.errors import UserError
+from distill.inputs import Inputs, fingerprints
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.runs import RunFolder, hash_path
+
+
+def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None) -> Path | None:
+    """Run the stages that are due; returns the report's path when a compare stage has written one.
+
+    Args:
+        out: the run folder; made, or continued.
+        chosen: only these stages; None means all. What they read must have been made.
+
+    Raises:
+        UserError: the input is wrong; nothing was written.
+        RunFailed: the run broke on the way; it can be started again.
+    """
+    stages = list(recipe.stages if chosen is None else chosen)
+    prints = fingerprints(recipe)
+    if not (out / "recipe.yaml").is_file() or any(not _is_done(recipe, out, stage, prints) for stage in stages):
+        Inputs(recipe).check(stages)
+    with RunFolder.open(out, recipe) as run:
+        chain = Chain(recipe, run, prints)
+        for stage in stages:
+            chain.do(stage)
+        report = run.report_folder / "index.html"
+        return report if report.is_file() and any(isinstance(stage, CompareStage) for stage in stages) else None
+
+
+def _is_done(recipe: Recipe, out: Path, stage: Stage, prints: dict[str, str]) -> bool:
+    marker = RunFolder(out, recipe, -1).finished(stage.name)
+    return marker is not None and marker["fingerprint"] == prints[stage.name]
+
+
+def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
+    """The training stages that make the models of a role, and those that make what these start from, in order."""
+    wanted: set[str] = set()
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage | GrpoStage) and stage.role == role:
+            maker: Any = stage
+            while isinstance(maker, SftStage | GrpoStage):
+                wanted.add(maker.name)
+                maker = recipe.maker(maker.model)
+    if not wanted:
+        raise UserError("RECIPE", recipe.name, f"no stage makes a model of role {role}", f"write `role: {role}` on a sft or grpo stage")  # fmt: skip
+    return [stage for stage in recipe.stages if stage.name in wanted]
+
+
+class Chain:
+    """The stages of one run, done one after another."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, prints: dict[str, str]) -> None:
+        self.recipe, self.run, self.prints = recipe, run, prints
+        self.inputs = Inputs(recipe)
+
+    @cached_property
+    def device(self) -> Any:
+        """Found when the first stage needs it: finding it loads torch."""
+        from distill.device import find_device
+
+        return find_device()
+
+    def do(self, stage: Stage) -> None:
+        """Run one stage unless it is finished, and mark it."""
+        number = f"{self.recipe.stages.index(stage) + 1}/{len(self.recipe.stages)} {stage.name}"
+        marker = self.run.finished(stage.name)
+        if marker and marker["fingerprint"] == self.prints[stage.name]:
+            _say(f"{number}: finished")
+            return
+        self._need_inputs(stage)
+        if marker:
+            _say(f"{number}: its section or its inputs have changed, so it is done again")
+        resumed = self.run.begin(stage.name, self.prints[stage.name], self._makes(stage))
+        _say(f"{number}: {'goes on' if resumed else 'starts'} ({stage.kind})")
+        work: dict[str, Callable[[Any], dict[str, Any]]] = {
+            "sft": self._sft, "grpo": self._grpo, "sample": self._sample, "eval": self._eval, "compare": self._compare,
+        }  # fmt: skip
+        counts = work[stage.kind](stage)
+        inputs = {name: self.prints[name] for name in self._upstream(stage)}
+        outputs = {path.name: hash_path(path) for path in self._makes(stage) if path.exists()}
+        self.run.finish(stage.name, counts, inputs, outputs)
+        self.run.write_manifest(**self.device.describe())
+
+    def _upstream(self, stage: Stage) -> list[str]:
+        return [maker.name for name in self.inputs.read_by(stage) if (maker := self.recipe.maker(name))]
+
+    def _need_inputs(self, stage: Stage) -> None:
+        """A chosen stage may stand on others that were never run."""
+        upstream = [*self._upstream(stage), *([stage.results] if isinstance(stage, CompareStage) else [])]
+        for name in upstream:
+            marker = self.run.finished(name)
+            if marker is None or marker["fingerprint"] != self.prints[name]:
+                raise UserError(f"stages.{stage.name}", None, f"stands on stage `{name}`, which is not finished", f"run it first (--only {name}), or the whole recipe")  # fmt: skip
+
+    def _makes(self, stage: Stage) -> list[Path]:
+        """The folders that a stage writes outside its own."""
+        match stage:
+            case SftStage() | GrpoStage():
+                return [self.run.model_folder(stage.makes)]
+            case SampleStage():
+                return [self.run.traces_folder(stage.makes)]
+            case EvalStage():
+                return [self.run.results_folder(model, suite) for model in stage.models for suite in stage.suites]
+        return [self.run.report_folder]
+
+    # ------------------------------------------------------------------------------------------ models
+
+    def _load(self, name: str, *, train: bool = False) -> Any:
+        from distill import models
+
+        source = self.recipe.models[self.recipe.source_model(name)]
+        return models.load(name, self._place(name), source, self.device, train=train)
+
+    def _place(self, name: str) -> str | Path:
+        """Where a model lies; one that is built at random is built now, by its seed."""
+        if self.recipe.maker(name) is not None:
+            return self.run.model_folder(name)
+        source = self.recipe.models[name]
+        if source.path is not None:
+            return source.path
+        from distill import models
+
+        folder = self.run.model_folder(name)
+        models.build_folder(name, source, folder, self.recipe.seed)
+        return folder
+
+    def _engine(self, loaded: Any, max_rows: int) -> Any:
+        from distill.generate.local import LocalEngine
+
+        return LocalEngine(loaded, self.device, max_rows)
+
+    # ------------------------------------------------------------------------------------------ stages
+
+    def _sft(self, stage: SftStage) -> dict[str, Any]:
+        from distill import models
+        from distill.student.mixture import mix
+        from distill.student.sft import fine_tune
+
+        traces = {name: self._traces(name) for name in stage.traces}
+        loaded = self._load(stage.model, train=True)
+        mixture = mix(
+            traces, stage.traces, loaded.chat, epochs=stage.epochs, max_length=stage.max_length, seed=self.recipe.seed
+        )
+        if stage.method == "lora":
+            loaded = models.with_lora(loaded, stage.lora, self.recipe.seed)
+        counts = fine_tune(
+            stage, loaded, self.device, mixture, folder=self.run.stage_folder(stage.name),
+            fingerprint=self.prints[stage.name], seed=self.recipe.seed, saved=lambda: self.run.tick(stage.name),
+        )  # fmt: skip
+        models.save(loaded, self.run.model_folder(stage.makes))
+        return counts
+
+    def _traces(self, name: str) -> list[Any]:
+        from distill.traces import load_traces, read_made_traces
+
+        if name in self.recipe.traces:
+            return load_traces(name, self.recipe.traces[name], self.recipe.seed)
+        return read_made_traces(self.run.traces_folder(name))
+
+    def _grpo(self, stage: GrpoStage) -> dict[str, Any]:
+        from distill import models
+        from teacher.grpo import train
+
+        loaded = self._load(stage.model, train=True)
+        counts = train(
+            stage, loaded, self.device, self.inputs.problems(stage.problems), self.inputs.instruction(stage.problems),
+            folder=self.run.stage_folder(stage.name), fingerprint=self.prints[stage.name], seed=self.recipe.seed,
+            saved=lambda: self.run.tick(stage.name),
+        )  # fmt: skip
+        models.save(loaded, self.run.model_folder(stage.makes))
+        return counts
+
+    def _sample(self, stage: SampleStage) -> dict[str, Any]:
+        from teacher.harvest import harvest
+
+        loaded = self._load(stage.model)
+        return harvest(
+            stage=stage, engine=self._engine(loaded, stage.engine.max_rows), chat=loaded.chat,
+            problems=self.inputs.problems(stage.problems), instruction=self.inputs.instruction(stage.problems),
+            teacher_name=stage.model, folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed,
+            chunk_rows=stage.engine.max_rows,
+        )  # fmt: skip
+
+    def _eval(self, stage: EvalStage) -> dict[str, Any]:
+        from eval.runner import Examinee, evaluate
+
+        generated = 0
+        for model in stage.models:
+            loaded = self._load(model)
+            maker = self.recipe.maker(model)
+            print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
+            examinee = Examinee(model, self.recipe.role(model), loaded.parameters, print_)
+            for name in stage.suites:
+                suite = self.inputs.suite(name).with_protocol(stage.samples, stage.sampling)
+                summary = evaluate(
+                    examinee, suite, self.inputs.suite_problems(name), chat=loaded.chat,
+                    engine=self._engine(loaded, stage.engine.max_rows), folder=self.run.results_folder(model, name),
+                    seed=self.recipe.seed, chunk_rows=stage.engine.max_rows,
+                )  # fmt: skip
+                generated += summary["tokens"]
+                self.run.tick(stage.name)
+        return {"generated_tokens": generated, "trained_tokens": 0}
+
+    def _compare(self, stage: CompareStage) -> dict[str, Any]:
+        from distill.report import write_report
+        from eval.compare import compare, read_results
+
+        exam = self.recipe.stage(stage.results)
+        assert isinstance(exam, EvalStage)
+        summaries = read_results(self._makes(exam))
+        models = exam.models
+        comparison = compare(
+            summaries,
+            {model: self.recipe.base(model) for model in models},
+            {model: self._cost(model) for model in models},
+            {model: self.recipe.role(model) for model in models},
+        )
+        write_report(self.run.path, self.recipe, comparison)
+        return {"generated_tokens": 0, "trained_tokens": 0}
+
+    def _cost(self, model: str) -> dict[str, Any]:
+        """Tokens generated and trained on the way from a model's base to it, alone and with its teachers' cost.
+
+        Trained tokens are those in the loss: responses, never prompts. What made the base is not counted.
+        """
+        own, teachers = self._tokens(model)
+        return {**own, "with_teacher": {key: own[key] + teachers[key] for key in own}}
+
+    def _tokens(self, model: str) -> tuple[dict[str, int], dict[str, int]]:
+        own = {"generated_tokens": 0, "trained_tokens": 0}
+        teachers = dict(own)
+        maker = self.recipe.maker(model)
+        while isinstance(maker, SftStage | GrpoStage) and self.recipe.role(maker.makes) != "base":
+            self._add(own, maker.name)
+            harvests = [self.recipe.maker(name) for name in maker.traces] if isinstance(maker, SftStage) else []
+            for harvest in harvests:
+                if isinstance(harvest, SampleStage):
+                    self._add(teachers, harvest.name)
+                    for spent in self._tokens(harvest.model):
+                        teachers = {key: teachers[key] + spent[key] for key in teachers}
+            maker = self.recipe.maker(maker.model)
+        return own, teachers
+
+    def _add(self, tokens: dict[str, int], stage: str) -> None:
+        counts = (self.run.finished(stage) or {"counts": {}})["counts"]
+        for key in tokens:
+            tokens[key] += counts.get(key, 0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

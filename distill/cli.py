@@ -1,0 +1,309 @@
+"""The door: parses, calls, prints. `distill --help` loads nothing but the standard library.
+
+Exit codes: 0 done, 1 failed on the way (the run resumes), 2 the input is wrong and nothing was written,
+130 stopped by Ctrl-C (the run resumes). Words go to stderr; stdout holds results, with `--json` nothing but JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.errors import RunFailed, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check_neighbours()
+        return int(options.call(options) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}\nWhat was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            raise
+        print(f"failed: {error}\nMake room, then the same command goes on from there.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _check_neighbours() -> None:
+    """`teacher` and `eval` are common names: a user's own module of that name must not be taken for ours."""
+    home = Path(__file__).resolve().parent.parent
+    for name in ("teacher", "eval"):
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve() if spec and spec.origin else None
+        if found != home / name / "__init__.py":
+            raise UserError(name, str(found), f"is imported instead of the toolkit's own `{name}`", "rename that file, or run `distill` from another folder")  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- commands
+
+
+def _run(options: argparse.Namespace) -> None:
+    recipe, out = _recipe(options)
+    stages = None
+    if options.only:
+        stages = [recipe.stage(name) for name in options.only]
+    elif options.start:
+        first = recipe.stages.index(recipe.stage(options.start))
+        stages = recipe.stages[first:]
+    _walk(options, recipe, out, stages)
+
+
+def _teacher_train(options: argparse.Namespace) -> None:
+    from distill.chain import stages_towards
+
+    recipe, out = _recipe(options)
+    _walk(options, recipe, out, stages_towards(recipe, "teacher"))
+
+
+def _student_train(options: argparse.Namespace) -> None:
+    from distill.chain import stages_towards
+
+    recipe, out = _recipe(options)
+    _walk(options, recipe, out, stages_towards(recipe, "student"))
+
+
+def _teacher_sample(options: argparse.Namespace) -> None:
+    recipe, out = _recipe(options)
+    stages = _of_kind(recipe, "sample")
+    _walk(options, recipe, out, stages, quiet=True)
+    from teacher.funnel import as_lines
+
+    funnels = {
+        stage.makes: json.loads((out / "traces" / stage.makes / "funnel.json").read_text(encoding="utf-8"))
+        for stage in stages
+    }
+    lines = [line for name, funnel in funnels.items() for line in (f"{name}:", *as_lines(funnel))]
+    _show(options, funnels, lines)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    if bool(options.recipe) == bool(options.model):
+        raise UserError("distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help")
+    if options.model:
+        recipe, out = _one_off(options)
+    else:
+        recipe, out = _recipe(options)
+    stages = _of_kind(recipe, "eval")
+    _walk(options, recipe, out, stages, quiet=True)
+    from eval.compare import read_results
+
+    folders = [out / "results" / model / suite for stage in stages for model in stage.models for suite in stage.suites]
+    _show_results(options, read_results(folders))
+
+
+def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
+    """A recipe of one eval stage, for `--model M --suite S`."""
+    from distill.recipe_file import override_key, parse_recipe
+
+    if not options.suite:
+        raise UserError("--suite", None, "is missing", "name at least one suite: --suite gsm8k")
+    models = {Path(model).name: model for model in options.model}
+    if len(models) < len(options.model):
+        raise UserError("--model", options.model, "two models have the same last name", "evaluate them one after the other, or write a recipe")  # fmt: skip
+    stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": options.suite}
+    name = "eval-" + "-".join(models)
+    raw: dict[str, Any] = {"name": name, "models": {key: {"path": path} for key, path in models.items()}}
+    raw["stages"] = [stage]
+    for setting in options.set:
+        override_key(raw, setting)
+    recipe = parse_recipe(raw)
+    return recipe, Path(options.out or Path("runs") / recipe.name)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from eval.compare import compare, read_results
+
+    summaries = read_results([Path(place) for place in options.results])
+    roles = {summary["model"]: summary["role"] for summary in summaries}
+    bases = [name for name, role in roles.items() if role == "base"]
+    origin = bases[0] if len(bases) == 1 else None
+    comparison = compare(
+        summaries, {name: origin if name != origin else None for name in roles}, {name: {} for name in roles}, roles
+    )
+    lines = [
+        f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
+        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
+        f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
+        for row in comparison["comparisons"]
+    ]
+    _show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
+
+
+def _traces_import(options: argparse.Namespace) -> None:
+    from distill.recipe_file import parse_filters
+    from teacher.funnel import as_lines
+    from teacher.importing import import_traces
+
+    fields = dict(_pair("--map", item) for item in options.map)
+    filters = parse_filters("--filter", dict(_pair("--filter", item) for item in options.filter))
+    funnel = import_traces(options.file, _with_extracts(fields), Path(options.out), kind=options.kind, filters=filters, limit=options.limit)  # fmt: skip
+    _show(options, funnel, as_lines(funnel))
+
+
+def _with_extracts(fields: dict[str, str]) -> dict[str, Any]:
+    """`reference=solution:boxed` takes the reference out of a longer field."""
+    taken: dict[str, Any] = {}
+    for ours, theirs in fields.items():
+        source, colon, how = theirs.rpartition(":")
+        taken[ours] = {"from": source, "extract": how} if colon and how in ("boxed", "hash") else theirs
+    return taken
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from distill import models
+    from distill.chat import KNOWN_TAGS, split_thought
+    from distill.device import find_device
+    from distill.generate.engine import Request
+    from distill.generate.local import LocalEngine
+    from distill.recipe import ModelSource, Sampling
+
+    device = find_device()
+    loaded = models.load(Path(options.model).name, options.model, ModelSource(path=options.model), device)
+    prompt = loaded.chat.prompt(options.question)
+    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)
+    request = Request("question", 0, prompt.ids, prompt.prefill, options.seed)
+    (completion,) = LocalEngine(loaded, device, 1).generate([request], sampling)
+    text = completion.prefill + completion.text
+    split = split_thought(text, (loaded.chat.tags, *KNOWN_TAGS))
+    dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    if split.thought is not None:
+        print(f"{dim}{split.thought.strip()}{plain}")
+    print(split.answer.strip() if split.answer is not None else "(the thought never ended: no answer)")
+    if completion.finish_reason == "length":
+        print(f"(stopped at --max-tokens {options.max_tokens})", file=sys.stderr)
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    import yaml
+
+    from distill.recipe_file import shipped_recipes
+
+    rows, lines = {}, []
+    for name, path in shipped_recipes().items():
+        text = path.read_text(encoding="utf-8")
+        about = text.removeprefix("#").split("\n", 1)[0].strip() if text.startswith("#") else ""
+        stages = [stage["name"] for stage in yaml.safe_load(text)["stages"]]
+        rows[name] = {"about": about, "stages": stages}
+        lines.append(f"{name:24} {about}\n{'':24} {' > '.join(stages)}")
+    _show(options, rows, lines)
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def _recipe(options: argparse.Namespace) -> tuple[Any, Path]:
+    from distill.recipe_file import find_recipe, load_recipe
+
+    recipe = load_recipe(find_recipe(options.recipe), options.set)
+    return recipe, Path(options.out or Path("runs") / recipe.name)
+
+
+def _of_kind(recipe: Any, kind: str) -> list[Any]:
+    stages = [stage for stage in recipe.stages if stage.kind == kind]
+    if not stages:
+        raise UserError("RECIPE", recipe.name, f"has no {kind} stage", f"add one with `kind: {kind}`")
+    return stages
+
+
+def _walk(options: argparse.Namespace, recipe: Any, out: Path, stages: Any, quiet: bool = False) -> None:
+    from distill.chain import run_recipe
+
+    report = run_recipe(recipe, out, stages)
+    if not quiet:
+        _show(options, {"run": str(out), "report": str(report) if report else None}, [str(report or out)])
+
+
+def _show_results(options: argparse.Namespace, summaries: list[dict[str, Any]]) -> None:
+    lines = [f"{'model':20} {'suite':12} {'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"]
+    for row in summaries:
+        low, high = row["ci95"] or (float("nan"), float("nan"))
+        score = "-" if row["pass@1"] is None else f"{row['pass@1']:.3f}"
+        lines.append(
+            f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
+            f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {row['mean_tokens']:7.1f}"
+        )
+    _show(options, summaries, lines)
+
+
+def _show(options: argparse.Namespace, value: object, lines: Sequence[str]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False) if options.json else "\n".join(lines))
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise UserError(flag, text, "is no KEY=VALUE", f"write {flag} problem=question,response=answer")
+    return key, value
+
+
+def _list(text: str) -> list[str]:
+    return [item for item in text.split(",") if item]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distill", description="Train a reasoning teacher by GRPO, harvest its verified traces, fine-tune students, compare."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(parent: Any, name: str, call: Any, about: str, *, recipe: str | None = "RECIPE") -> Any:
+        sub = parent.add_parser(name, help=about, description=about)
+        if recipe:
+            sub.add_argument("recipe", metavar="RECIPE", nargs="?" if recipe == "?" else None, help="a YAML file, or the name of one that ships")  # fmt: skip
+            sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. stages.distil.learning_rate=2e-4; repeatable")  # fmt: skip
+            sub.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME)")
+        sub.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
+        sub.set_defaults(call=call)
+        return sub
+
+    run = command(commands, "run", _run, "run a recipe's stages in order; finished ones are skipped")
+    part = run.add_mutually_exclusive_group()
+    part.add_argument("--only", action="append", metavar="STAGE", help="run just this stage; repeatable")
+    part.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it")
+    teacher = commands.add_parser("teacher", help="train the teacher, or sample its traces").add_subparsers(required=True, metavar="COMMAND")  # fmt: skip
+    command(teacher, "train", _teacher_train, "run the stages that make the teacher")
+    command(teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table")
+    student = commands.add_parser("student", help="fine-tune the student").add_subparsers(required=True, metavar="COMMAND")  # fmt: skip
+    command(student, "train", _student_train, "run the stages that make the student")
+    evaluate = command(commands, "eval", _eval, "run suites: a recipe's, or any model's", recipe="?")
+    evaluate.add_argument("--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable")  # fmt: skip
+    evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
+    compare = command(commands, "compare", _compare, "compare results on the same problems", recipe=None)
+    compare.add_argument("results", nargs="+", metavar="RESULT", help="a run, results/MODEL, results/MODEL/SUITE or summary.json")  # fmt: skip
+    traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(required=True, metavar="COMMAND")  # fmt: skip
+    imports = command(traces, "import", _traces_import, "verify and filter existing traces", recipe=None)
+    imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
+    imports.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    imports.add_argument("--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. problem=question,response=answer,reference=solution:boxed")  # fmt: skip
+    imports.add_argument("--kind", choices=["math", "choice", "code", "open"], default="math")
+    imports.add_argument("--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192")  # fmt: skip
+    imports.add_argument("--limit", type=int, metavar="N", help="read the first N rows only")
+    ask = command(commands, "ask", _ask, "try a model: its thought, then its answer", recipe=None)
+    ask.add_argument("model", metavar="MODEL", help="a folder or hub name")
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--temperature", type=float, default=0.6)
+    ask.add_argument("--top-p", type=float, default=0.95)
+    ask.add_argument("--max-tokens", type=int, default=2048)
+    ask.add_argument("--seed", type=int, default=0)
+    command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What an engine is: requests of token ids in, completions out, in the same order.
+
+Prompts travel as token ids, so no engine can add a second BOS. A request's seed comes from (run seed, problem, sample
+index) alone, and work is cut into fixed chunks at whose ends it is written down: so a restart, at whatever moment,
+gives the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from distill.chat import ChatFormat
+from distill.recipe import Sampling
+from distill.records import Completion, Problem, sample_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample to draw. ``prefill`` is the opening thought tag when the prompt's last ids already spell it."""
+
+    problem_id: str
+    sample_index: int
+    prompt_ids: list[int]
+    prefill: str
+    seed: int
+
+
+class Engine(Protocol):
+    """Anything that completes prompts."""
+
+    name: str
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """One completion for each request, in their order; ``on_done`` is told how many more are finished."""
+        ...
+
+
+def build_requests(
+    problems: Sequence[Problem],
+    samples: int,
+    chat: ChatFormat,
+    run_seed: int,
+    instruction: str | None = None,
+) -> list[Request]:
+    """``samples`` requests for each problem, problem by problem.
+
+    ``instruction`` holds ``{problem}`` where the problem's text goes; None sends the text alone.
+    """
+    requests = []
+    for problem in problems:
+        text = instruction.replace("{problem}", problem.problem) if instruction else problem.problem
+        prompt = chat.prompt(text)
+        for index in range(samples):
+            seed = sample_seed(run_seed, problem.id, index)
+            requests.append(Request(problem.id, index, prompt.ids, prompt.prefill, seed))
+    return requests

@@ -1,0 +1,214 @@
+"""Models as the toolkit uses them: find or build, load, adapt, save as ordinary transformers folders.
+
+`path` may be a folder or a hub name. A model that a stage makes is a folder of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+import distill.training.attention
+from distill.chat import ChatFormat, ThoughtTags
+from distill.device import Device
+from distill.errors import UserError
+from distill.recipe import Architecture, Lora, ModelSource, Thought
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal language model with its chat format."""
+
+    name: str
+    model: Any
+    chat: ChatFormat
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_tokenizer(name: str, source: ModelSource) -> Any:
+    """The model's tokenizer, with the recipe's chat template where it brings one.
+
+    Raises:
+        UserError: there is none at that place, or the template file cannot be read.
+    """
+    if source.tokenizer == "world":
+        from distill.world_tokenizer import build_tokenizer
+
+        return build_tokenizer()
+    place = source.tokenizer or source.path
+    key = f"models.{name}.{'tokenizer' if source.tokenizer else 'path'}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(key, place, f"no tokenizer can be loaded from it ({_first_line(error)})", "give a folder or hub name that holds tokenizer.json") from None  # fmt: skip
+    # Where a folder has no tokenizer, transformers makes one up from the special tokens alone.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_tokens):
+        raise UserError(key, place, "no tokenizer can be loaded from it (there is no vocabulary)", "give a folder or hub name that holds tokenizer.json")  # fmt: skip
+    if source.chat_template:
+        try:
+            tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"models.{name}.chat_template", source.chat_template, f"cannot be read: {error.strerror}", "give a Jinja file") from None  # fmt: skip
+    return tokenizer
+
+
+def build_folder(name: str, source: ModelSource, folder: Path, seed: int) -> None:
+    """Build a random model of the given architecture and save it with its tokenizer as a transformers folder."""
+    assert source.build is not None
+    tokenizer = load_tokenizer(name, source)
+    ChatFormat(name, tokenizer, tags_of(source.think))  # refuses what cannot be trained before anything is written
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_config(source.build, tokenizer))
+    save(LoadedModel(name, model, ChatFormat(name, tokenizer, tags_of(source.think))), folder)
+
+
+def _config(build: Architecture, tokenizer: Any) -> Any:
+    kinds = {"qwen2": transformers.Qwen2Config, "llama": transformers.LlamaConfig}
+    return kinds[build.architecture](
+        vocab_size=len(tokenizer),
+        hidden_size=build.hidden,
+        num_hidden_layers=build.layers,
+        num_attention_heads=build.heads,
+        num_key_value_heads=build.kv_heads or build.heads,
+        intermediate_size=build.intermediate or 4 * build.hidden,
+        max_position_embeddings=build.max_length,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        # 0.02 suits hidden sizes in the thousands; small models learn several times faster from wider weights.
+        initializer_range=max(0.02, 0.6 * build.hidden**-0.5),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def tags_of(think: Thought) -> ThoughtTags:
+    """A recipe's tags as chat.py wants them."""
+    return ThoughtTags(think.open, think.close)
+
+
+def load(name: str, place: str | Path, source: ModelSource, device: Device, *, train: bool = False) -> LoadedModel:
+    """Load a model with its tokenizer onto the device.
+
+    Args:
+        name: what the recipe calls it.
+        place: folder or hub name.
+        source: the recipe's entry of the model it descends from (tags, template, context changes).
+        train: keep float32 weights; otherwise weights are in the device's compute dtype.
+
+    Raises:
+        UserError: no model, tokenizer, EOS or chat template is there, or the architecture is beyond our attention.
+    """
+    key = f"models.{name}.path"
+    given = source if source.path else source.model_copy(update={"tokenizer": str(place)})
+    config = _load_config(key, place)
+    tokenizer = load_tokenizer(name, given)
+    _check_vocabulary(name, config, tokenizer)
+    _change_context(config, source)
+    if getattr(config, "sliding_window", None) and "sliding_attention" in getattr(config, "layer_types", []):
+        raise UserError(key, str(place), "it attends through a sliding window, which packed rows do not support", "use a model with full attention")  # fmt: skip
+    dtype = torch.float32 if train else device.compute_dtype
+    adapter = Path(place, "adapter_config.json").is_file()
+    try:
+        if adapter:
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype).merge_and_unload()
+            model.set_attn_implementation(distill.training.attention.NAME)
+        else:
+            model, told = AutoModelForCausalLM.from_pretrained(
+                place,
+                config=config,
+                dtype=dtype,
+                attn_implementation=distill.training.attention.NAME,
+                output_loading_info=True,
+            )
+            if told["missing_keys"]:  # transformers would fill these with random numbers
+                raise ValueError(f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(key, str(place), f"its weights cannot be loaded ({_first_line(error)})", "give a folder or hub name with safetensors weights") from None  # fmt: skip
+    stop = model.generation_config.eos_token_id
+    stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
+    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
+    return LoadedModel(name, model.to(device.kind), chat)
+
+
+def _change_context(config: Any, source: ModelSource) -> None:
+    if source.max_length:
+        config.max_position_embeddings = source.max_length
+    if source.rope_theta:
+        config.rope_parameters = {**config.rope_parameters, "rope_theta": source.rope_theta}
+
+
+def check_source(name: str, source: ModelSource) -> None:
+    """Refuse, before anything is written, a model whose tokenizer or config cannot serve.
+
+    Raises:
+        UserError: no config, no tokenizer, no EOS or no chat template at that place.
+    """
+    tokenizer = load_tokenizer(name, source)
+    if source.path is not None:
+        _check_vocabulary(name, _load_config(f"models.{name}.path", source.path), tokenizer)
+    ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill)
+
+
+def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        raise UserError(f"models.{name}", None, f"its tokenizer has {len(tokenizer)} tokens, the model only {config.get_text_config().vocab_size}", "give the tokenizer the model was made with")  # fmt: skip
+
+
+def _load_config(key: str, place: str | Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(place)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(key, str(place), f"no model can be loaded from it ({_first_line(error)})", "give a folder or hub name that holds config.json and weights") from None  # fmt: skip
+
+
+def with_lora(loaded: LoadedModel, lora: Lora | None, seed: int) -> LoadedModel:
+    """The model with fresh low-rank adapters as its only trainable weights (None: the default adapters)."""
+    lora = lora or Lora()
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    return LoadedModel(loaded.name, get_peft_model(loaded.model, config), loaded.chat)
+
+
+def save(loaded: LoadedModel, folder: Path) -> None:
+    """Save as an ordinary transformers folder, adapters merged; the folder appears whole or not at all."""
+    model = loaded.model
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    waiting = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(waiting, ignore_errors=True)
+    waiting.mkdir(parents=True)
+    model.generation_config.eos_token_id = sorted(loaded.chat.stop_ids)
+    model.generation_config.pad_token_id = loaded.chat.tokenizer.pad_token_id
+    model.save_pretrained(waiting)
+    loaded.chat.tokenizer.save_pretrained(waiting)
+    shutil.rmtree(folder, ignore_errors=True)
+    waiting.replace(folder)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,297 @@
+"""Where problems come from: the built-in world, a JSONL or Parquet file, a hub data set or a datasets folder.
+
+A source's fields are mapped to ours (id, problem, reference, tests, choices; any other name becomes a tag) by
+the recipe's ``fields``; what is not mapped is looked for under our own name. A row that cannot be used is an
+error that names it, never a row less. Rows that repeat an earlier one are dropped, and counted on stderr.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from distill.errors import UserError
+from distill.recipe import Fields, ProblemSource, Taken
+from distill.records import Kind, Problem, row_id
+from distill.verify.mathematics import last_boxed
+from distill.world import make_problems
+
+Row = dict[str, Any]
+
+JSONL = (".jsonl", ".json", ".ndjson")
+OURS = ("id", "problem", "reference", "tests", "choices")
+TESTS_REMEDY = 'write {"type": "python", "code": "..."} or {"type": "stdio", "cases": [{"input", "output"}]}'
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def load_problems(
+    name: str,
+    source: ProblemSource,
+    seed: int,
+    *,
+    section: Literal["problems", "suites"] = "problems",
+    adapt: Callable[[Row], Row] | None = None,
+) -> list[Problem]:
+    """All problems of a source, in its order; ``limit`` keeps the first ones.
+
+    Args:
+        name: the source's name in the recipe; rows without an id are called ``name:HASH``.
+        source: where and how to read.
+        seed: decides which problems of the built-in world are drawn; nothing else here is random.
+        section: the part of the recipe in which the source stands, for error messages.
+        adapt: turns a row of a known data set into one with our field names, before ``fields`` are read.
+
+    Raises:
+        UserError: the source cannot be read, is empty, or has a row without its problem, reference or tests,
+            without a mapped field, or with the id of another problem. Names the row, counted from 1.
+    """
+    key = f"{section}.{name}"
+    if source.instruction is not None and "{problem}" not in source.instruction:
+        reason, remedy = "has no {problem} in it", "say where the problem goes"
+        raise UserError(f"{key}.instruction", source.instruction, reason, remedy)
+    if source.world is not None:
+        return make_problems(source.world, seed)[: source.limit]
+    assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
+    kept: dict[str, Problem] = {}
+    repeated = contradicting = 0
+    for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path"), start=1):
+        reader = RowReader(key, number, adapt(row) if adapt else row, source.fields)
+        problem = reader.problem(name, source.kind)
+        first = kept.setdefault(problem.id, problem)
+        if first is problem:
+            if len(kept) == source.limit:
+                break
+            continue
+        if first.problem != problem.problem:
+            reader.refuse(
+                "id", problem.id, "an earlier row with another text has this id", "give each its own"
+            )
+        repeated += 1
+        contradicting += (first.reference, first.tests) != (problem.reference, problem.tests)
+    if not kept:
+        raise UserError(f"{key}.path", source.path, "holds no rows", "give a file with one problem a line")
+    if repeated:
+        also = f", {contradicting} of them with another reference" if contradicting else ""
+        print(f"{key}: dropped {repeated} rows that repeat an earlier one{also}", file=sys.stderr)
+    return list(kept.values())
+
+
+# ------------------------------------------------------------------------------------ rows of a source
+
+
+def read_rows(path: str, split: str, key: str = "path") -> Iterator[Row]:
+    """The rows of a JSONL or Parquet file, of a folder for `datasets`, or of a hub data set, one by one.
+
+    Args:
+        path: ``NAME:CONFIG`` is one configuration of a hub data set (``openai/gsm8k:main``).
+        split: of a folder or hub data set; a file has none.
+        key: where the user wrote the path, for error messages.
+
+    Raises:
+        UserError: the source is missing or unreadable, or a line of it is no JSON object.
+    """
+    file = Path(path).expanduser()
+    if file.is_file():
+        if file.suffix in JSONL:
+            return _read_jsonl(file)
+        if file.suffix == ".parquet":
+            return _read_parquet(file)
+        endings = ", ".join((*JSONL, ".parquet"))
+        raise UserError(key, path, "is neither JSONL nor Parquet", f"its name must end in one of {endings}")
+    if not file.exists() and (file.suffix in (*JSONL, ".parquet") or path.startswith(("/", ".", "~"))):
+        remedy = "check it; it is relative to the current folder"
+        raise UserError(key, path, "there is no such file or folder", remedy)
+    return _read_dataset(path, file, split, key)
+
+
+def _read_jsonl(file: Path) -> Iterator[Row]:
+    # Split at line feeds only: text such as U+2028 inside a string is no line's end.
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except ValueError as error:
+                reason = f"line {number} is no JSON: {error}"
+                raise UserError(f"{file}:{number}", None, reason, "mend or remove it") from None
+            if not isinstance(row, dict):
+                reason = f"line {number} is JSON, but no object"
+                raise UserError(f"{file}:{number}", None, reason, "write one {...} a line")
+            yield row
+
+
+def _read_parquet(file: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(str(file), None, f"is no readable Parquet: {error}", "write it again") from error
+
+
+def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row]:
+    import datasets
+
+    hub_name, _, config = path.partition(":")
+    try:
+        if (folder / "dataset_info.json").exists():
+            rows = datasets.load_from_disk(str(folder))
+        elif (folder / "dataset_dict.json").exists():
+            rows = datasets.load_from_disk(str(folder))[split]
+        elif folder.is_dir():
+            rows = datasets.load_dataset(str(folder), split=split)
+        else:
+            rows = datasets.load_dataset(hub_name, config or None, split=split)
+    except (
+        Exception
+    ) as error:  # datasets raises a dozen kinds: for names, splits, configurations, the network
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        reason = f"datasets cannot load its split `{split}`: {first_line}"
+        raise UserError(
+            key, path, reason, "check name and split, or give a local JSONL or Parquet file"
+        ) from error
+    yield from rows
+
+
+# ------------------------------------------------------------------------------------ one row
+
+
+class RowReader:
+    """One row, read through the recipe's ``fields``; every complaint names the row and what it has."""
+
+    def __init__(self, key: str, number: int, row: Row, fields: Fields) -> None:
+        self.key, self.number, self.row, self.fields = key, number, row, fields
+
+    def refuse(self, field: str, value: object, reason: str, remedy: str) -> NoReturn:
+        raise UserError(f"{self.key}.fields.{field}", value, f"row {self.number}: {reason}", remedy)
+
+    def value(self, ours: str) -> Any:
+        """What the row holds for one of our fields; None where it holds nothing and none was promised."""
+        theirs = self.fields.get(ours)
+        if theirs is None:
+            return self.row.get(ours)
+        column = theirs.from_ if isinstance(theirs, Taken) else theirs
+        if column not in self.row:
+            near = difflib.get_close_matches(column, self.row, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            self.refuse(ours, column, "has no such field", f"{hint}it has: {', '.join(self.row)}")
+        value = self.row[column]
+        if not isinstance(theirs, Taken) or value is None:
+            return value
+        taken = last_boxed(str(value)) if theirs.extract == "boxed" else after_hashes(str(value))
+        if taken is None:
+            mark = "\\boxed{}" if theirs.extract == "boxed" else "####"
+            self.refuse(ours, column, f"its `{column}` holds no {mark}", "mend the row, or map another field")
+        return taken
+
+    def problem(self, source: str, kind: Kind) -> Problem:
+        text = self.value("problem")
+        if not isinstance(text, str) or not text.strip():
+            self.missing("problem", text)
+        reference, tests = None, None
+        if kind == "code":
+            tests = self._tests()
+        else:
+            reference = self._reference(required=kind != "open")
+        if kind == "choice":
+            text, reference = self._choice(text, reference)
+        given_id = self.value("id")
+        return Problem(
+            id=row_id(source, text) if given_id is None else str(given_id),
+            kind=kind,
+            problem=text,
+            reference=reference,
+            tests=tests,
+            source=source,
+            tags=self._tags(),
+        )
+
+    def missing(self, field: str, value: object) -> NoReturn:
+        remedy = f"map it (fields: {{{field}: ...}}); the row has: {', '.join(self.row)}"
+        self.refuse(field, value, f"has no {field}", remedy)
+
+    def _reference(self, required: bool) -> str | dict[str, list[str]] | None:
+        value = self.value("reference")
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # 27.0 is how a table writes the whole number 27
+        if isinstance(value, int | float):
+            value = str(value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        if isinstance(value, dict):
+            several = {word: [str(one) for one in many] for word, many in value.items() if many}
+            if len(several) == 1 and several.keys() <= {"any", "all"}:
+                return several
+        if not required and value is None:
+            return None
+        if isinstance(value, list | dict) and value:
+            self.refuse("reference", value, "are several references", 'say {"any": [...]} or {"all": [...]}')
+        self.missing("reference", value)
+
+    def _tests(self) -> dict[str, Any]:
+        value = self.value("tests")
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)  # tables keep it as JSON text, to have one schema for all rows
+            except ValueError:
+                self.refuse("tests", value[:80], "its tests are text, and no JSON", TESTS_REMEDY)
+        if not value:
+            self.missing("tests", value)
+        if isinstance(value, dict):
+            tests = {
+                word: one for word, one in value.items() if one is not None
+            }  # Parquet fills gaps with null
+            code, cases = tests.get("code"), tests.get("cases")
+            if tests.get("type") == "python" and isinstance(code, str) and code.strip():
+                return tests
+            if (
+                tests.get("type") == "stdio"
+                and isinstance(cases, list)
+                and cases
+                and all(map(_is_case, cases))
+            ):
+                return tests
+        self.refuse("tests", None, "its tests are of no known form", TESTS_REMEDY)
+
+    def _choice(self, text: str, reference: Any) -> tuple[str, str]:
+        """The question with its lettered choices below it, and the right one's letter."""
+        choices = self.value("choices")
+        if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
+            self.missing("choices", choices)
+        letters = LETTERS[: len(choices)]
+        answer = self.value("reference")
+        if isinstance(answer, int) and 0 <= answer < len(choices):
+            reference = letters[answer]  # the hub's tables count choices from 0
+        if not isinstance(reference, str) or len(reference) != 1 or reference not in letters:
+            remedy = "give the letter, or the choice's number from 0"
+            self.refuse("reference", answer, f"the answer is none of the letters {letters}", remedy)
+        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
+        return f"{text}\n\n{listed}", reference
+
+    def _tags(self) -> dict[str, str]:
+        values = {name: self.value(name) for name in self.fields if name not in OURS}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _is_case(case: object) -> bool:
+    return isinstance(case, dict) and all(isinstance(case.get(part), str) for part in ("input", "output"))
+
+
+# ------------------------------------------------------------------------------------ references in solutions
+
+
+def after_hashes(text: str) -> str | None:
+    """What follows the last ``####`` on its line (GSM8K), without thousands commas; None without one."""
+    _, hashes, after = text.rpartition("####")
+    answer, _, _ = after.partition("\n")
+    return answer.strip().replace(",", "") or None if hashes else None

@@ -1,0 +1,137 @@
+"""A mistake in a recipe told in the recipe's own words: pydantic's errors with keys as the user wrote them."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import ValidationError
+
+from distill.errors import UserError
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_types import Section
+
+STAGE_KINDS: dict[str, type[Stage]] = {
+    "sft": SftStage,
+    "grpo": GrpoStage,
+    "sample": SampleStage,
+    "eval": EvalStage,
+    "compare": CompareStage,
+}
+
+
+def unknown_name(key: str, value: object, what: str, name: str, known: list[str]) -> UserError:
+    """There is no such ``what``, with the nearest of the known names."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    return UserError(key, value, f"there is no {what} `{name}`", f"{hint}known: {', '.join(known) or 'none'}")
+
+
+def explain(error: ValidationError, raw: dict[str, Any]) -> UserError:
+    """The first mistake in the recipe's own words, and how many keys more are wrong."""
+    problems = sorted(
+        error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
+    )  # a typo explains a missing key
+    places = [_locate(problem["loc"], raw, problem["type"]) for problem in problems]
+    first, (key, kind) = problems[0], places[0]
+    others = len({other for other, _ in places} - {key})
+    more = f" ({others} more after this one)" if others else ""
+    value = first["input"]
+    match first["type"]:
+        case "extra_forbidden":
+            known = [field.alias or name for name, field in _section(kind).model_fields.items()]
+            return unknown_name(key, value, "key", str(first["loc"][-1]), known)
+        case "missing":
+            return UserError(key, None, f"is missing{more}", "add it")
+        case "union_tag_not_found":
+            return UserError(f"{key}.kind", None, f"is missing{more}", f"use {' | '.join(STAGE_KINDS)}")
+        case "union_tag_invalid":
+            return unknown_name(
+                f"{key}.kind", value["kind"], "kind of stage", str(value["kind"]), list(STAGE_KINDS)
+            )
+    # a union of plain types gives one error for each of them
+    same = [problem for problem, place in zip(problems, places, strict=True) if place[0] == key]
+    reasons = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in same)
+    reason = ", or ".join(f"{reason[0].lower()}{reason[1:]}" for reason in reasons)
+    return UserError(key, value, reason + more, _remedy(first))
+
+
+def _remedy(problem: Any) -> str:
+    context = problem.get("ctx", {})
+    words = {
+        "ge": "at least",
+        "gt": "more than",
+        "le": "at most",
+        "lt": "less than",
+        "min_length": "at least",
+    }
+    bounds = [f"{words[word]} {context[word]:g}" for word in words if word in context]
+    match problem["type"]:
+        case "string_type":
+            return "write a text; in quotes, if YAML takes it for something else"
+        case "list_type":
+            return "write a list: [first, second]"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return "write its keys, each with a value: {key: value}"
+        case "value_error":  # the only ones are those of recipe_types
+            return "write a number, such as 64 or 1e-4"
+        case "bool_type" | "bool_parsing":
+            return "write true or false"
+        case "too_short" | "string_too_short":
+            return f"give {bounds[0]}"
+        case "string_pattern_mismatch":
+            return "use letters, digits, '.', '_' and '-' only, a letter or digit first"
+    if "expected" in context:
+        return f"use {context['expected']}"
+    return f"use {' and '.join(bounds)}" if bounds else "change the value"
+
+
+def _locate(loc: tuple[int | str, ...], raw: Any, error: str) -> tuple[str, Any]:
+    """The dotted key as a user would write it (stages by name), and the annotation of what its last part stands in."""
+    parts: list[str] = []
+    node: Any = raw
+    kind: Any = Recipe
+    around: Any = Recipe
+    for place, item in enumerate(loc):
+        absent = error == "missing" and place == len(loc) - 1
+        if isinstance(item, int) and isinstance(node, list):
+            node = node[item] if item < len(node) else None
+            named = isinstance(node, dict) and isinstance(node.get("name"), str)
+            parts.append(node["name"] if named else str(item))
+        elif isinstance(node, dict) and (item in node or absent):
+            parts.append(str(item))
+            node = node.get(item)
+        else:  # pydantic's own word for the branch of a union, no key of the user's
+            kind = STAGE_KINDS.get(str(item), kind)
+            around = kind if place == len(loc) - 1 else around
+            continue
+        around, kind = kind, _inside(kind, item)
+    return ".".join(parts), around
+
+
+def _inside(kind: Any, item: int | str) -> Any:
+    """The annotation of what a key or an index holds, given that of what it stands in."""
+    for option in _options(kind):
+        if isinstance(option, type) and issubclass(option, Section):
+            for name, field in option.model_fields.items():
+                if item == (field.alias or name):
+                    return field.annotation
+        elif get_origin(option) in (dict, list):
+            return get_args(option)[-1]
+    return None
+
+
+def _section(kind: Any) -> type[Section]:
+    return next(
+        option for option in _options(kind) if isinstance(option, type) and issubclass(option, Section)
+    )
+
+
+def _options(kind: Any) -> list[Any]:
+    """A union's members, and what Annotated wraps; anything else alone."""
+    if get_origin(kind) is Annotated:
+        return _options(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [option for member in get_args(kind) for option in _options(member)]
+    return [kind]

@@ -1,0 +1,283 @@
+"""The report as one HTML file that opens offline and cannot be talked into anything by a model's text.
+
+Three walls: every word outside the data block is escaped; the data block is JSON without `<`, `>` and `&`, whose
+contents the script only ever sets as `textContent`; and the page's own policy forbids all network and every script
+and style but the two of this package, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from distill.report.drawings import (
+    Figure,
+    difference_figures,
+    funnel_figure,
+    gap_figures,
+    result_figures,
+    training_figures,
+)
+from distill.report.excerpts import PROBLEMS_SHOWN, SAMPLES_SHOWN, TRACES_SHOWN
+from distill.report.gather import RunReport
+from distill.report.tables import (
+    Cell,
+    Table,
+    cost_table,
+    details_table,
+    funnel_note,
+    funnel_table,
+    results_table,
+    stages_table,
+)
+from distill.report.words import (
+    caveats,
+    duration,
+    gap_sentences,
+    headline,
+    key_findings,
+    protocol_words,
+)
+
+
+def render_page(run: RunReport) -> str:
+    """The whole index.html."""
+    style = _resource("figures.css") + _resource("page.css")
+    script = _resource("page.js")
+    sections = [
+        ("results", "Results", _results(run)),
+        ("differences", "Differences", _differences(run)),
+        ("cost", "Cost", _cost(run)),
+        ("training", "Training", _training(run)),
+        ("traces", "Traces", _traces(run)),
+        ("answers", "Answers", _answers(run)),
+        ("making", "How it was made", _making(run)),
+    ]
+    shown = [(key, title, body) for key, title, body in sections if body]
+    return Template(_resource("page.html")).substitute(
+        title=escape(run.recipe.name),
+        style=style,
+        style_hash=_policy_hash(style),
+        script=script,
+        script_hash=_policy_hash(script),
+        facts=escape(_facts(run)),
+        headline=escape(headline(run)),
+        findings=_list(key_findings(run), "findings"),
+        absent=_absent(run),
+        links="".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown),
+        sections="".join(
+            f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, title, body in shown
+        ),
+        data=script_json(_data(run)),
+    )
+
+
+def script_json(data: Any) -> str:
+    """JSON that may stand inside a script element whatever its strings hold: pure ASCII, no `<`, `>` or `&`.
+
+    Pure ASCII also covers U+2028, U+2029 and lone surrogates, which are all legal in what a model may say.
+    """
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+# ---------------------------------------------------------------------------------------------- sections
+
+
+def _results(run: RunReport) -> str:
+    if not run.models:
+        return ""
+    lead = (
+        "<p>Share of held-out problems answered correctly (pass@1, the mean over all samples), "
+        "with its 95% interval.</p>"
+    )
+    details = []
+    for suite in run.suites:
+        protocol = protocol_words(run.protocols[suite])
+        note = f'<p class="note">Protocol: {escape(protocol)}</p>' if protocol else ""
+        details.append(f"<h3>{escape(suite)}</h3>{_table(details_table(run, suite))}{note}")
+    notes = _list(caveats(run), "note")
+    return lead + _table(results_table(run)) + _figures(result_figures(run)) + notes + "".join(details)
+
+
+def _differences(run: RunReport) -> str:
+    if not run.comparisons:
+        return ""
+    lead = (
+        "<p>Differences of pass@1 between two models on the same problems, with 95% intervals. "
+        "A hollow mark means that the interval holds 0: these two cannot be told apart here.</p>"
+    )
+    gap = (
+        "<h3>Gap closed</h3><p>(model \u2212 base) / (teacher \u2212 base): 0 is the base, 1 the teacher.</p>"
+        + _figures(gap_figures(run))
+        + _list(gap_sentences(run), "note")
+        if run.gap_closed
+        else ""
+    )
+    return lead + _figures(difference_figures(run)) + gap
+
+
+def _cost(run: RunReport) -> str:
+    table = cost_table(run)
+    if not table.rows:
+        return ""
+    lead = (
+        "<p>Tokens that each model took to make. With its teacher: the teacher's own training and the sampling of "
+        "the traces counted in.</p>"
+    )
+    return lead + _table(table)
+
+
+def _training(run: RunReport) -> str:
+    parts = []
+    for stage in run.stages:
+        if stage.kind == "grpo" and (drawn := training_figures(run, stage)):
+            heading = f"{escape(stage.name)} <small>GRPO, makes {escape(stage.makes or '')}</small>"
+            parts.append(f"<h3>{heading}</h3>{_figures(drawn)}")
+    # One curve each: side by side under one heading.
+    losses = [
+        figure for stage in run.stages if stage.kind == "sft" for figure in training_figures(run, stage)
+    ]
+    if losses:
+        parts.append(f"<h3>Fine-tuning <small>loss in nats per response token</small></h3>{_figures(losses)}")
+    lead = '<p class="note">Points are measurements, lines the mean of their neighbours.</p>'
+    return lead + "".join(parts) if parts else ""
+
+
+def _traces(run: RunReport) -> str:
+    parts = []
+    for name in dict.fromkeys([*run.funnels, *run.traces]):
+        parts.append(f"<h3>{escape(name)}</h3>")
+        if name in run.funnels:
+            parts.append(f'<div class="beside">{_figures([funnel_figure(run, name)])}')
+            parts.append(f"<div>{_table(funnel_table(run, name))}</div></div>")
+            parts.append(f'<p class="note">{escape(funnel_note(run, name))}</p>')
+        if name in run.traces:
+            excerpt = run.traces[name]
+            balance = (
+                ", balanced over kept ones and each reason of rejection"
+                if excerpt.total > TRACES_SHOWN
+                else ""
+            )
+            words = f"{len(excerpt.rows):,} of {excerpt.total:,} traces to read{balance}."
+            parts.append(_browser("traces", name, words + _shortened(excerpt.shortened)))
+    return "".join(parts)
+
+
+def _answers(run: RunReport) -> str:
+    parts = []
+    for suite, excerpt in run.answers.items():
+        if not excerpt.problems:
+            continue
+        chosen = ", chosen by lot" if excerpt.total > PROBLEMS_SHOWN else ""
+        words = (
+            f"{len(excerpt.problems):,} of {excerpt.total:,} problems{chosen}, of each model at most "
+            f"{SAMPLES_SHOWN} answers to each."
+        )
+        parts.append(
+            f"<h3>{escape(suite)}</h3>{_browser('answers', suite, words + _shortened(excerpt.shortened))}"
+        )
+    return "".join(parts)
+
+
+def _making(run: RunReport) -> str:
+    versions = run.manifest.get("versions") or {}
+    facts = [
+        ("device", run.manifest.get("device")),
+        ("precision", run.manifest.get("precision")),
+        ("seed", run.recipe.seed),
+        ("python", run.manifest.get("python")),
+        *((name, versions.get(name)) for name in ("distill", "torch", "transformers", "vllm")),
+    ]
+    words = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
+    return f'{_table(stages_table(run))}<p class="note">{escape(words)}.</p>'
+
+
+# ---------------------------------------------------------------------------------------------- pieces
+
+
+def _facts(run: RunReport) -> str:
+    seconds = sum(stage.seconds or 0 for stage in run.stages)
+    parts = [run.recipe.name, f"seed {run.recipe.seed}"]
+    if device := run.manifest.get("device"):
+        parts.append(f"{device}, {run.manifest.get('precision', 'unknown precision')}")
+    return " \u00b7 ".join([*parts, duration(seconds)])
+
+
+def _absent(run: RunReport) -> str:
+    if not run.absent:
+        return ""
+    summary = f"<summary>Not everything is there ({len(run.absent)})</summary>"
+    return f'<details class="absent">{summary}{_list(run.absent, "note")}</details>'
+
+
+def _browser(kind: str, name: str, words: str) -> str:
+    """The place where page.js builds a browser; without scripts only the words stand there."""
+    return (
+        f'<p class="note">{escape(words)}</p>'
+        f'<div class="browser" data-kind="{kind}" data-name="{escape(name)}">'
+        "<noscript>Reading them here needs JavaScript.</noscript></div>"
+    )
+
+
+def _shortened(rows: int) -> str:
+    return f" The longest {rows:,} lost the middle of their text, and say so there." if rows else ""
+
+
+def _table(table: Table) -> str:
+    words = [column.endswith("*") for column in table.columns]
+    head = "".join(
+        f"<th{_left(left)}>{escape(column.removesuffix('*'))}</th>"
+        for column, left in zip(table.columns, words, strict=True)
+    )
+    lines = []
+    for place, row in enumerate(table.rows):
+        role = f' class="role-{escape(table.roles[place])}"' if table.roles else ""
+        cells = "".join(f"<td{_left(left)}>{_cell(cell)}</td>" for cell, left in zip(row, words, strict=True))
+        lines.append(f"<tr{role}>{cells}</tr>")
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _left(left: bool) -> str:
+    return ' class="words"' if left else ""
+
+
+def _cell(cell: Cell | str) -> str:
+    if isinstance(cell, str):
+        return escape(cell)
+    return f"{escape(cell.main)}<small>{escape(cell.aside)}</small>" if cell.aside else escape(cell.main)
+
+
+def _figures(figures: list[Figure]) -> str:
+    drawn = "".join(
+        f"<figure><figcaption>{escape(figure.title)}</figcaption>{figure.svg}</figure>" for figure in figures
+    )
+    return f'<div class="figures">{drawn}</div>' if drawn else ""
+
+
+def _list(lines: list[str], style: str) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="{style}">{items}</ul>' if items else ""
+
+
+def _data(run: RunReport) -> dict[str, Any]:
+    """What page.js reads: chosen traces and answers. Models are listed with their roles, in the report's order."""
+    return {
+        "models": [{"name": model.name, "role": model.role} for model in run.models],
+        "traces": {name: excerpt.rows for name, excerpt in run.traces.items()},
+        "answers": {suite: excerpt.problems for suite, excerpt in run.answers.items()},
+    }
+
+
+def _policy_hash(text: str) -> str:
+    """The source expression of a content security policy that allows exactly this inline text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _resource(name: str) -> str:
+    return (files("distill.report") / name).read_text(encoding="utf-8")

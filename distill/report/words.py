@@ -1,0 +1,207 @@
+"""What the report says in words: numbers as text, and the sentences that tell which model is better and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distill.report.gather import RunReport
+
+#: Pairs of roles by what a reader asks first: does distilling beat RL alone, what did the student gain, ...
+QUESTIONS = (("student", "baseline"), ("student", "base"), ("student", "teacher"), ("teacher", "base"))
+
+MINUS, TIMES, RANGE, DASH = "\u2212", "\u00d7", " to ", "\u2013"
+
+
+def fraction(value: float | None) -> str:
+    """`0.798`; a dash for nothing."""
+    return DASH if value is None else f"{value:.3f}".replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """`+0.18`, with a true minus sign."""
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """`0.71 to 0.83`; never a dash between numbers that may be negative."""
+    if bounds is None:
+        return DASH
+    return RANGE.join(fraction(bound) for bound in bounds)
+
+
+def count(value: float | None) -> str:
+    """`1,234`, from a hundred thousand on `1.23 M`, from a billion on `2.10 B`; a dash for nothing."""
+    if value is None:
+        return DASH
+    if value >= 1e9:
+        return f"{value / 1e9:.2f} B"
+    return f"{value / 1e6:.2f} M" if value >= 1e5 else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3:05 min`, `2:01:39 h`; a dash for a stage that has not finished."""
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def key_findings(run: RunReport) -> list[str]:
+    """What stands under the headline: the other comparisons, the students' gaps closed, what it cost."""
+    sentences = [*findings(run)[1:], *gap_sentences(run, "student"), cost_sentence(run)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def headline(run: RunReport) -> str:
+    """One sentence: which model is better, by how much, how surely."""
+    found = findings(run)
+    if found:
+        return found[0]
+    if run.models:
+        return "One model was measured; there is nothing to compare it with."
+    return "This run has no results yet."
+
+
+def findings(run: RunReport) -> list[str]:
+    """A sentence for each pair of models that answers one of `QUESTIONS`, the most asked first."""
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in run.comparisons:
+        pairs.setdefault((row["a"], row["b"]), []).append(row)
+    asked = [
+        (QUESTIONS.index(roles), pair)
+        for pair in pairs
+        if (roles := (run.role(pair[0]), run.role(pair[1]))) in QUESTIONS
+    ]
+    ordered = [pair for _, pair in sorted(asked, key=lambda item: item[0])]
+    return [compared(*pair, pairs[pair]) for pair in ordered or list(pairs)]
+
+
+def compared(a: str, b: str, rows: Sequence[dict[str, Any]]) -> str:
+    """How model `a` does against `b` over the suites of `rows` (as `eval.compare` gives them), in one sentence.
+
+    A difference whose interval holds 0 is never told as a lead.
+    """
+    ahead = [row for row in rows if row["distinguishable"] and row["difference"] > 0]
+    behind = [row for row in rows if row["distinguishable"] and row["difference"] < 0]
+    unclear = [row for row in rows if row not in ahead and row not in behind]
+    if len(rows) > 3:
+        parts = [f"ahead on {len(ahead)} of {len(rows)} suites", f"behind on {len(behind)}"]
+        return f"Against {b}, {a} is {', '.join(parts)}, and on {len(unclear)} the two cannot be told apart."
+    clauses = []
+    if ahead:
+        clauses.append(f"{a} solves more problems than {b}, by a share of {_amounts(ahead)}")
+    if behind and ahead:
+        clauses.append(f"but fewer, by a share of {_amounts(behind)}")
+    elif behind:
+        clauses.append(f"{a} solves fewer problems than {b}, by a share of {_amounts(behind)}")
+    if unclear:
+        who = "the two" if clauses else f"{a} and {b}"
+        clauses.append(f"{who} cannot be told apart on {_and([_unclear(row) for row in unclear])}")
+    return f"{'; '.join(clauses)}."
+
+
+def cost_sentence(run: RunReport) -> str:
+    """What the students cost beside the baselines, without and with their teacher; empty where it is not known."""
+    told = [model for model in run.models if model.role in ("student", "baseline") and model.cost]
+    parts = []
+    for model in told:
+        own = _tokens(model.cost)
+        with_teacher = _tokens(model.cost.get("with_teacher") or {})
+        extra = f" ({count(with_teacher)} with its teacher)" if with_teacher > own else ""
+        parts.append(f"{model.name} took {count(own)} tokens{extra}")
+    return f"Cost, generated and trained: {_and(parts)}." if parts else ""
+
+
+def gap_sentences(run: RunReport, role: str | None = None) -> list[str]:
+    """How much of the way from base to teacher each model (of one role, if given) went, one sentence a model."""
+    routes: dict[tuple[str, str, str], list[str]] = {}
+    for row in run.gap_closed:
+        if role is None or run.role(row["student"]) == role:
+            routes.setdefault((row["student"], row["base"], row["teacher"]), []).append(_gap(row))
+    return [
+        f"Of the gap between {base} and {teacher}, {student} closes {_and(parts)}."
+        for (student, base, teacher), parts in routes.items()
+    ]
+
+
+def _gap(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return f"nothing that can be told on {row['suite']} ({row['reason']})"
+    low, high = row["ci95"] or (None, None)
+    bounds = (
+        f"no interval: {row['reason']}"
+        if low is None
+        else f"95% interval {low:.2f}{RANGE}{high:.2f}".replace("-", MINUS)
+    )
+    return f"{row['value']:.2f}".replace("-", MINUS) + f" on {row['suite']} ({bounds})"
+
+
+def caveats(run: RunReport) -> list[str]:
+    """What the numbers do not show, for the reader who is about to believe them."""
+    notes = []
+    if run.comparisons:
+        notes.append(
+            f"One run, seed {run.recipe.seed}: the intervals are over problems (and the answers drawn for them), "
+            "not over repeated training. Another seed can move a result by more than its interval."
+        )
+    if len(run.comparisons) > 1:
+        notes.append(
+            f"{len(run.comparisons)} differences are shown at 95% each, without correction for their number."
+        )
+    for suite in run.suites:
+        for model in run.models:
+            if ungraded := model.suites.get(suite, {}).get("ungraded"):
+                notes.append(
+                    f"{model.name} on {suite}: {ungraded:,} answers could not be graded "
+                    "and count neither as right nor as wrong."
+                )
+    return notes
+
+
+def protocol_words(protocol: dict[str, Any]) -> str:
+    """How a suite was run, to stand beside its numbers."""
+    names = (("temperature", "temperature"), ("top_p", "top-p"), ("max_tokens", "at most"), ("seed", "seed"))
+    parts = [f"{words} {protocol[name]:,}" for name, words in names if protocol.get(name) is not None]
+    parts = [f"{part} tokens" if part.startswith("at most") else part for part in parts]
+    if protocol.get("instruction"):
+        parts.append(f"prompt: {protocol['instruction']!r}")
+    return ", ".join(parts)
+
+
+def _tokens(cost: dict[str, Any]) -> int:
+    return int(cost.get("generated_tokens") or 0) + int(cost.get("trained_tokens") or 0)
+
+
+def _amounts(rows: Sequence[dict[str, Any]]) -> str:
+    return _and([_amount(row) for row in rows])
+
+
+def _amount(row: dict[str, Any]) -> str:
+    """`0.18 on chains (95% interval 0.14 to 0.22)`: the size of a lead, whoever has it."""
+    turned = -1 if row["difference"] < 0 else 1
+    low, high = sorted(turned * bound for bound in row["ci95"])
+    places = _places(row)
+    size = f"{turned * row['difference']:.{places}f}"
+    return f"{size} on {row['suite']} (95% interval {low:.{places}f}{RANGE}{high:.{places}f})"
+
+
+def _unclear(row: dict[str, Any]) -> str:
+    """`functions (difference +0.010, 95% interval -0.035 to 0.050)`."""
+    low, high = row["ci95"]
+    places = _places(row)
+    words = (
+        f"(difference {row['difference']:+.{places}f}, 95% interval {low:.{places}f}{RANGE}{high:.{places}f})"
+    )
+    return f"{row['suite']} {words.replace('-', MINUS)}"
+
+
+def _places(row: dict[str, Any]) -> int:
+    return 2 if abs(row["difference"]) >= 0.05 else 3
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

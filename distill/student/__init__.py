@@ -1,0 +1,1 @@
+"""The student: fine-tuned on traces."""

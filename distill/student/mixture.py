@@ -1,0 +1,80 @@
+"""Which traces a fine-tuning run sees, and in which order: decided before the first step, from the seed alone."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from distill.chat import ChatFormat, Example, tags_in
+from distill.errors import RunFailed
+from distill.records import FinishReason, Trace
+
+
+class Mixture(NamedTuple):
+    """The usable examples and, by number, the order in which the whole run sees them."""
+
+    examples: list[Example]
+    order: list[int]
+    left_out: dict[str, int]
+
+
+def mix(
+    traces: Mapping[str, Sequence[Trace]],
+    weights: Mapping[str, float],
+    chat: ChatFormat,
+    *,
+    epochs: float,
+    max_length: int,
+    seed: int,
+) -> Mixture:
+    """Examples of all trace sets and their order over the run.
+
+    Left out and counted: truncated traces (a model fine-tuned on them learns never to stop) and those longer than
+    ``max_length`` tokens.
+
+    Args:
+        weights: how often an epoch sees each trace of a set: 1 once, 2 twice, 0.5 a random half (another each epoch).
+        epochs: whole or broken; the last, broken epoch sees the first part of its shuffled order.
+
+    Raises:
+        RunFailed: nothing usable is left.
+    """
+    examples: list[Example] = []
+    members: dict[str, list[int]] = {}
+    left_out: Counter[str] = Counter()
+    for name, rows in traces.items():
+        members[name] = []
+        for trace in rows:
+            if trace.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT, FinishReason.ERROR):
+                left_out["truncated"] += 1
+                continue
+            example = chat.example(trace.problem, trace.completion, tags_in(trace.completion))
+            if len(example.ids) > max_length:
+                left_out[f"longer than max_length={max_length}"] += 1
+                continue
+            members[name].append(len(examples))
+            examples.append(example)
+    for reason, count in left_out.items():
+        print(f"left out: {count} traces {reason}", file=sys.stderr)
+    if not examples:
+        raise RunFailed(f"no usable trace is left of {sum(map(len, traces.values()))}: {dict(left_out)}")
+    order: list[int] = []
+    remaining = epochs
+    for epoch in range(int(epochs) + 1):
+        if remaining <= 0:
+            break
+        rng = random.Random(f"{seed}/{epoch}")
+        seen = [number for name in members for number in _share(members[name], weights[name], rng)]
+        rng.shuffle(seen)
+        order.extend(seen[: max(1, round(len(seen) * min(1.0, remaining)))])
+        remaining -= 1
+    return Mixture(examples, order, dict(left_out))
+
+
+def _share(numbers: Sequence[int], weight: float, rng: random.Random) -> list[int]:
+    """Every number floor(weight) times, and the remaining fraction of them once more, chosen at random."""
+    whole, fraction = int(weight), weight - int(weight)
+    return [*list(numbers) * whole, *rng.sample(list(numbers), round(len(numbers) * fraction))]

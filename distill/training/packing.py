@@ -1,0 +1,114 @@
+"""Several examples to a row, without padding.
+
+Legend: T tokens of a packed row, N trained tokens of it, S segments (examples) of one bucket, L longest of them.
+
+A row is the plain concatenation of examples, sorted by length. Every layer but attention works on the T tokens and
+nothing else; attention takes each example on its own, see `attention.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from distill.chat import Example
+
+#: Examples are attended together when the longest of them is at most this much longer than the shortest.
+BUCKET_GROWTH = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Segments of similar length: ``index_SL`` are flat positions (0 where ``real_SL`` is False)."""
+
+    index_SL: torch.Tensor
+    real_SL: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """Some examples as one row.
+
+    ``trained_N`` are the flat positions whose *next* token is trained, ``targets_N`` those tokens, ``example_N`` the
+    number (in the caller's list) of the example each belongs to and ``place_N`` its place in that example's response.
+    """
+
+    ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    buckets: list[Bucket]
+    trained_N: torch.Tensor
+    targets_N: torch.Tensor
+    example_N: torch.Tensor
+    place_N: torch.Tensor
+
+
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Best-fit decreasing: each example goes to the fullest row that still has room for it.
+
+    Args:
+        lengths: tokens of each example, none above ``room``.
+        room: tokens a row holds.
+
+    Returns:
+        Rows of example numbers; every number once.
+    """
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
+        assert lengths[number] <= room, f"example {number} has {lengths[number]} tokens, a row {room}"
+        fits = [row for row, space in enumerate(free) if space >= lengths[number]]
+        if fits:
+            best = min(fits, key=lambda row: (free[row], row))
+            rows[best].append(number)
+            free[best] -= lengths[number]
+        else:
+            rows.append([number])
+            free.append(room - lengths[number])
+    return rows
+
+
+def pack_row(examples: Sequence[Example], numbers: Sequence[int], device: torch.device | str = "cpu") -> PackedRow:
+    """One row of the examples with these numbers, laid out by rising length."""
+    order = sorted(numbers, key=lambda n: (len(examples[n].ids), n))
+    ids: list[int] = []
+    positions: list[int] = []
+    trained: list[int] = []
+    targets: list[int] = []
+    example: list[int] = []
+    place: list[int] = []
+    starts: list[int] = []
+    for number in order:
+        row, start = examples[number], len(ids)
+        starts.append(start)
+        ids.extend(row.ids)
+        positions.extend(range(len(row.ids)))
+        responses = len(row.ids) - row.prompt_length
+        assert row.prompt_length > 0, "the first token of a response needs one before it to be predicted from"
+        trained.extend(range(start + row.prompt_length - 1, start + len(row.ids) - 1))
+        targets.extend(row.ids[row.prompt_length :])
+        example.extend([number] * responses)
+        place.extend(range(responses))
+    lengths = [len(examples[number].ids) for number in order]
+    return PackedRow(
+        *(torch.tensor(part, device=device) for part in (ids, positions)),
+        _buckets(starts, lengths, device),
+        *(torch.tensor(part, dtype=torch.long, device=device) for part in (trained, targets, example, place)),
+    )
+
+
+def _buckets(starts: list[int], lengths: list[int], device: torch.device | str) -> list[Bucket]:
+    """Consecutive segments, cut where the length has grown by more than BUCKET_GROWTH since the bucket began."""
+    buckets = []
+    first = 0
+    for number in range(1, len(lengths) + 1):
+        if number < len(lengths) and lengths[number] <= max(lengths[first] * BUCKET_GROWTH, lengths[first] + 8):
+            continue
+        start_S = torch.tensor(starts[first:number], device=device)
+        length_S = torch.tensor(lengths[first:number], device=device)
+        place_L = torch.arange(lengths[number - 1], device=device)
+        real_SL = place_L < length_S[:, None]
+        buckets.append(Bucket(torch.where(real_SL, start_S[:, None] + place_L, 0), real_SL))
+        first = number
+    return buckets

@@ -1,0 +1,148 @@
+"""The one grader: reward, rejection filter and evaluation all ask here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from distill.chat import KNOWN_TAGS, ThoughtTags, split_thought
+from distill.records import FinishReason, Problem, Verdict
+from distill.verify import choice, mathematics, programs
+from distill.verify.judgement import Judgement
+from distill.verify.sandbox import SandboxDied
+
+_CUT = (FinishReason.LENGTH, FinishReason.ABORT)
+
+
+class Response(NamedTuple):
+    """One text to judge: prefill + completion, and why it ended (None: nobody knows)."""
+
+    problem: Problem
+    text: str
+    finish_reason: FinishReason | None
+
+
+def check(
+    problem: Problem,
+    text: str,
+    *,
+    finish_reason: FinishReason | None = None,
+    tags: tuple[ThoughtTags, ...] = KNOWN_TAGS,
+) -> Judgement:
+    """Judge one text (prefill + completion) against its problem.
+
+    Only what follows the thought counts. A thought that never ends, or an answer that was cut before
+    anything could be extracted, is TRUNCATED (NO_ANSWER where the model stopped by itself); what can be
+    extracted is judged, cut or not. No text makes this raise.
+
+    Raises:
+        UserError: a program is to be run and this machine cannot isolate it (see `sandbox`).
+    """
+    return check_many([Response(problem, text, finish_reason)], tags=tags)[0]
+
+
+def check_many(
+    responses: Sequence[Response],
+    *,
+    tags: tuple[ThoughtTags, ...] = KNOWN_TAGS,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Judgement]:
+    """Judge many texts; the judgements come in the order of the texts.
+
+    Programs run side by side, one for each core, and equal programs with equal tests only once. ``on_done``
+    is called with the number of texts judged so far.
+
+    Raises:
+        UserError: as `check`.
+    """
+    flying: dict[str, Future[dict[str, Any]]] = {}
+    done: list[Judgement | None] = []
+    programs_begun: list[tuple[int, str, Future[dict[str, Any]]]] = []
+    count = 0
+
+    def tell() -> None:
+        nonlocal count
+        count += 1
+        if on_done is not None:
+            on_done(count)
+
+    for row, response in enumerate(responses):
+        begun = _begin(response, tags, flying)
+        if isinstance(begun, Judgement):
+            done.append(begun)
+            tell()
+        else:
+            done.append(None)
+            programs_begun.append((row, *begun))
+    for row, program, answer in programs_begun:
+        done[row] = programs.judgement_of(program, answer)
+        tell()
+    return [judgement for judgement in done if judgement is not None]
+
+
+def _begin(
+    response: Response, tags: tuple[ThoughtTags, ...], flying: dict[str, Future[dict[str, Any]]]
+) -> Judgement | tuple[str, Future[dict[str, Any]]]:
+    """Judge a text; where that means to run a program, start it: the program, and the answer to come."""
+    problem, text, finish_reason = response
+    if problem.kind == "open":
+        return Judgement(Verdict.UNVERIFIED, None, "open problems are judged by models, not by us", 0.0)
+    missing = "tests" if problem.kind == "code" else "reference"
+    if not getattr(problem, missing):
+        return Judgement(Verdict.BAD_REFERENCE, None, f"the problem has no {missing}", 0.0)
+    answer = split_thought(text, tags).answer
+    if answer is None:
+        unfinished = finish_reason is None or finish_reason in _CUT
+        return _without_answer(unfinished, "the thought never ends")
+    cut = finish_reason in _CUT
+    if problem.kind == "code":
+        return _begin_program(problem, answer, cut, flying)
+    started = time.perf_counter()
+    extract = choice.extract_choice if problem.kind == "choice" else mathematics.extract_answer
+    extracted = extract(answer)
+    if extracted is None:
+        return _without_answer(cut, "no answer found")
+    try:
+        verdict, reason = _compared(problem, extracted, answer)
+    except (
+        Exception
+    ) as error:  # ours, whatever the text: told apart from wrong answers, never hidden among them
+        verdict, reason = Verdict.ERROR, f"the grader failed: {type(error).__name__}: {error}"
+    return Judgement(verdict, extracted, reason, time.perf_counter() - started)
+
+
+def _compared(problem: Problem, extracted: str, answer: str) -> tuple[Verdict, str]:
+    assert problem.reference is not None
+    if problem.kind == "math":
+        return mathematics.matches(problem.reference, extracted, answer)
+    if not isinstance(problem.reference, str):
+        return Verdict.BAD_REFERENCE, "a choice has one letter as its reference"
+    letter = problem.reference.strip().strip("()").upper()
+    if len(letter) != 1:
+        return Verdict.BAD_REFERENCE, f"{problem.reference!r} is not a letter"
+    return (Verdict.CORRECT, "") if extracted == letter else (Verdict.WRONG, "another choice")
+
+
+def _begin_program(
+    problem: Problem, answer: str, cut: bool, flying: dict[str, Future[dict[str, Any]]]
+) -> Judgement | tuple[str, Future[dict[str, Any]]]:
+    assert problem.tests is not None
+    program, complete = programs.extract_program(answer)
+    if program is None or (cut and not complete):
+        return _without_answer(cut, "no program found")
+    try:
+        key = json.dumps([program, problem.tests], sort_keys=True)
+        if key not in flying:
+            flying[key] = programs.submit(program, problem.tests)
+    except (programs.BadTests, TypeError) as error:  # TypeError: tests that hold what JSON cannot
+        return Judgement(Verdict.BAD_REFERENCE, program, str(error), 0.0)
+    except SandboxDied:
+        return Judgement(Verdict.ERROR, program, "the sandbox does not start", 0.0)
+    return program, flying[key]
+
+
+def _without_answer(cut: bool, reason: str) -> Judgement:
+    return Judgement(Verdict.TRUNCATED if cut else Verdict.NO_ANSWER, None, reason, 0.0)

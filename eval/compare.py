@@ -1,0 +1,226 @@
+"""Which model is better, and how surely: paired comparisons of the summaries that evaluations left.
+
+Models are compared on the same problems asked in the same way, or not at all: a difference of protocol
+is refused, with what differs, because no figure could show it afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.recipe import Role
+from eval.statistics import Values, gap_closed, paired_difference
+
+Summary = dict[str, Any]
+
+#: What a summary file must have to be one; `eval.runner.summarise` writes more.
+NEEDED = ("model", "role", "params", "suite", "n", "k", "protocol", "pass@1", "ci95", "problems")
+#: What of a summary stands beside each model's suite in the comparison.
+SHOWN = (
+    "pass@1",
+    "ci95",
+    "standard_error",
+    "n",
+    "k",
+    "pass@k",
+    "cons@k",
+    "format",
+    "truncated",
+    "ungraded",
+    "mean_tokens",
+    "tokens_per_correct",
+    "verdicts",
+    "protocol",
+)
+
+
+def read_results(paths: Sequence[Path]) -> list[Summary]:
+    """The summaries at these places: ``summary.json`` files, folders of results at any depth, or run folders.
+
+    Raises:
+        UserError: a place holds no summary, or a file that is none.
+    """
+    summaries = []
+    for path in paths:
+        results = path / "results" if (path / "results").is_dir() else path
+        files = [path] if path.is_file() else sorted(results.rglob("summary.json"))
+        if not files:
+            remedy = "give what `distill eval` wrote: a run, results/MODEL or results/MODEL/SUITE"
+            raise UserError("RESULT", str(path), "holds no summary.json", remedy)
+        summaries += [_read_summary(file) for file in files]
+    return summaries
+
+
+def _read_summary(file: Path) -> Summary:
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "RESULT", str(file), f"cannot be read: {error}", "run the evaluation again"
+        ) from error
+    lacking = [key for key in NEEDED if not isinstance(summary, dict) or key not in summary]
+    if lacking:
+        reason = f"is no result of an evaluation: it has no {', '.join(lacking)}"
+        raise UserError("RESULT", str(file), reason, "give results/MODEL/SUITE/summary.json")
+    return dict(summary)
+
+
+def compare(
+    summaries: Sequence[Summary],
+    bases: Mapping[str, str | None],
+    costs: Mapping[str, dict[str, Any]],
+    roles: Mapping[str, Role],
+) -> dict[str, Any]:
+    """Every model's figures, the paired differences that a reader asks for, and the gaps closed.
+
+    Compared on each suite that both were asked: each made model with its base; students and baselines with
+    each teacher; students with each baseline. Gaps closed are those of students and baselines, between their
+    own base and each teacher.
+
+    Args:
+        summaries: of `read_results` or `eval.runner.evaluate`.
+        bases: for each model the base it was made from, None for a model that was not made.
+        costs: for each model what making it took, as it shall be shown; a model may be missing.
+        roles: the role of each model.
+
+    Returns:
+        ``models``, ``comparisons`` (``difference`` is a - b over ``n`` problems with k samples each) and
+        ``gap_closed`` (``value`` or ``ci95`` is None for the ``reason`` beside it).
+
+    Raises:
+        UserError: a model has two results on one suite, or two models were not asked the same way.
+    """
+    results = _by_suite(summaries)
+    for suite, by_model in results.items():
+        _check_same_exam(suite, list(by_model.values()))
+    models: dict[str, Any] = {}
+    for summary in summaries:
+        name = summary["model"]
+        heading = {"role": roles[name], "params": summary["params"], "origin": bases.get(name)}
+        entry = models.setdefault(name, heading | {"suites": {}, "cost": costs.get(name, {})})
+        entry["suites"][summary["suite"]] = {key: summary.get(key) for key in SHOWN}
+    comparisons, gaps = [], []
+    for suite, by_model in results.items():
+        for a, b in _pairs(list(by_model), bases, roles):
+            comparisons.append(_comparison(suite, a, b, by_model))
+        for student, base, teacher in _gaps(list(by_model), bases, roles):
+            gaps.append(_gap(suite, student, base, teacher, by_model))
+    return {
+        "models": models,
+        "comparisons": [row for row in comparisons if row],
+        "gap_closed": [row for row in gaps if row],
+    }
+
+
+# ------------------------------------------------------------------------------------ the same exam
+
+
+def _by_suite(summaries: Sequence[Summary]) -> dict[str, dict[str, Summary]]:
+    results: dict[str, dict[str, Summary]] = {}
+    for summary in summaries:
+        by_model = results.setdefault(summary["suite"], {})
+        if summary["model"] in by_model:
+            reason = f"has two results on {summary['suite']}"
+            raise UserError(
+                "RESULT", summary["model"], reason, "give one of them, or evaluate under another name"
+            )
+        by_model[summary["model"]] = summary
+    return results
+
+
+def _check_same_exam(suite: str, summaries: Sequence[Summary]) -> None:
+    """The seed may differ (it draws the samples); the problems, the instruction, k and the sampling may not."""
+    first = summaries[0]
+    for other in summaries[1:]:
+        key = f"{first['model']} and {other['model']} on {suite}"
+        ids, others = ({problem["id"] for problem in summary["problems"]} for summary in (first, other))
+        if ids != others:
+            apart = f"{len(ids - others)} of the first alone, {len(others - ids)} of the second"
+            remedy = "evaluate both on one set of problems (the built-in world: with one seed)"
+            raise UserError(key, min(ids ^ others), f"were asked different problems: {apart}", remedy)
+        for name in sorted({*first["protocol"], *other["protocol"], "k"} - {"seed"}):
+            one, two = ({**summary["protocol"], "k": summary["k"]}.get(name) for summary in (first, other))
+            if one != two:
+                reason = f"measured with {name} = {one!r} and {two!r}"
+                raise UserError(key, None, reason, "evaluate both with one protocol, or compare them apart")
+
+
+# ------------------------------------------------------------------------------------ what is compared
+
+
+def _pairs(
+    models: Sequence[str], bases: Mapping[str, str | None], roles: Mapping[str, Role]
+) -> list[tuple[str, str]]:
+    with_base = [
+        (model, base) for model in models if (base := bases.get(model)) in models and base is not None
+    ]
+    learners = [model for model in models if roles[model] in ("student", "baseline")]
+    with_teacher = [(a, b) for a in learners for b in models if roles[b] == "teacher"]
+    rivals = [(a, b) for a in learners for b in learners if (roles[a], roles[b]) == ("student", "baseline")]
+    return list(dict.fromkeys([*with_base, *with_teacher, *rivals]))
+
+
+def _gaps(
+    models: Sequence[str], bases: Mapping[str, str | None], roles: Mapping[str, Role]
+) -> list[tuple[str, str, str]]:
+    teachers = [model for model in models if roles[model] == "teacher"]
+    learners = sorted(
+        (m for m in models if roles[m] in ("student", "baseline")), key=lambda m: roles[m] != "student"
+    )
+    return [
+        (model, base, teacher)
+        for model in learners
+        if (base := bases.get(model)) is not None and base in models
+        for teacher in teachers
+    ]
+
+
+def _comparison(suite: str, a: str, b: str, by_model: Mapping[str, Summary]) -> dict[str, Any] | None:
+    a_P, b_P = _paired_values([by_model[a], by_model[b]])
+    if not len(a_P):
+        return None  # nothing that both could be graded on, which their own figures show
+    difference = paired_difference(a_P, b_P)
+    return {
+        "suite": suite,
+        "a": a,
+        "b": b,
+        "difference": difference.value,
+        "ci95": list(difference.interval),
+        "distinguishable": difference.distinguishable,
+        "n": len(a_P),
+        "k": by_model[a]["k"],
+    }
+
+
+def _gap(
+    suite: str, student: str, base: str, teacher: str, by_model: Mapping[str, Summary]
+) -> dict[str, Any] | None:
+    student_P, base_P, teacher_P = _paired_values([by_model[name] for name in (student, base, teacher)])
+    if not len(student_P):
+        return None
+    gap = gap_closed(student_P, base_P, teacher_P)
+    return {
+        "suite": suite,
+        "student": student,
+        "base": base,
+        "teacher": teacher,
+        "value": gap.value,
+        "ci95": list(gap.interval) if gap.interval else None,
+        "reason": gap.reason,
+    }
+
+
+def _paired_values(summaries: Sequence[Summary]) -> list[Values]:
+    """Each model's means over samples, in one order, of the problems for which all have a graded sample."""
+    means = [
+        {row["id"]: row["correct"] / row["samples"] for row in summary["problems"] if row["samples"]}
+        for summary in summaries
+    ]
+    shared = [row["id"] for row in summaries[0]["problems"] if all(row["id"] in values for values in means)]
+    return [np.array([values[problem] for problem in shared]) for values in means]

@@ -1,0 +1,1 @@
+"""The teacher: trained by GRPO, and harvested by rejection sampling."""

@@ -1,0 +1,152 @@
+"""Rejection sampling: the teacher answers every problem several times, and every trace is written with its verdict.
+
+While it runs, a shard of undecided traces grows in the folder; at the end the filters decide over all of them at once
+and the shard makes room for the finished set (see `trace_set`). A harvest that is killed at any moment goes on at its
+last whole chunk and ends with the same rows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.chat import KNOWN_TAGS, ChatFormat
+from distill.errors import RunFailed
+from distill.generate.chunks import run_chunks
+from distill.generate.engine import Engine, Request, build_requests
+from distill.recipe import SampleStage
+from distill.records import Completion, FinishReason, Problem, Trace, Verdict
+from distill.runs import Progress
+from distill.shards import Row, read_rows
+from distill.verify import Response, check_many
+from teacher.filters import measure
+from teacher.trace_set import FUNNEL, TRACES, read_funnel, write_trace_set
+
+_SHARD = "shard-000.jsonl"
+_UNDECIDED = "undecided"  # the reason on rows of the shard, which nobody should take for kept ones
+
+
+def harvest(
+    *,
+    stage: SampleStage,
+    engine: Engine,
+    chat: ChatFormat,
+    problems: Sequence[Problem],
+    instruction: str | None,
+    teacher_name: str,
+    folder: Path,
+    seed: int,
+    chunk_rows: int,
+) -> dict[str, int]:
+    """Sample, verify and filter, or go on with what is missing.
+
+    Args:
+        stage: says how many samples, how they are drawn, and what is kept.
+        engine: generates with the teacher; ``chat`` is the teacher's.
+        problems: with unique ids.
+        instruction: what the teacher is told, with ``{problem}``; traces keep the bare problem.
+        teacher_name: as the rows and the card call it.
+        folder: of the trace set; what lies in it belongs to this very stage (the run folder sees to that).
+        seed: the run's.
+        chunk_rows: samples between two writes; the same at each restart.
+
+    Returns:
+        ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
+
+    Raises:
+        RunFailed: nothing is kept (the set is written all the same, for its reasons), or the shard is broken.
+        UserError: programs are to be run and this machine cannot isolate them.
+    """
+    shard = folder / _SHARD
+    if shard.exists() or not (folder / TRACES).exists():
+        by_id = {problem.id: problem for problem in problems}
+        assert len(by_id) == len(problems) > 0, "problems without or with repeated ids"
+        origin = {"teacher": teacher_name, "engine": engine.name, "sampling": stage.sampling.model_dump()}
+
+        def make_rows(chunk: list[Request], completions: list[Completion]) -> list[Row]:
+            asked = [by_id[request.problem_id] for request in chunk]
+            return _make_rows(chunk, completions, asked, chat, origin)
+
+        requests = build_requests(problems, stage.collect.samples, chat, seed, instruction)
+        with Progress(f"{stage.name}: harvest", total=len(requests), unit="sample") as progress:
+            run_chunks(requests, engine, stage.sampling, shard, make_rows, chunk_rows, progress)
+        facts = {
+            "teacher": teacher_name,
+            "engine": engine.name,
+            "problems": f"{stage.problems} ({len(problems):,})",
+            "instruction": instruction or "none",
+            "samples per problem": stage.collect.samples,
+            "sampling": stage.sampling.model_dump_json(),
+            "seed": seed,
+        }
+        traces = (Trace.model_validate(row) for row in read_rows(shard))
+        write_trace_set(folder, traces, stage.filters, stage.collect.keep_per_problem, facts)
+        shard.unlink()  # last: while it is there, a restart writes the set again
+    return _counts(folder)
+
+
+def _make_rows(
+    requests: Sequence[Request],
+    completions: Sequence[Completion],
+    problems: Sequence[Problem],
+    chat: ChatFormat,
+    origin: dict[str, Any],
+) -> list[Row]:
+    """The undecided trace of each completion, verified, as a row of the shard."""
+    responses = [
+        Response(problem, completion.prefill + completion.text, completion.finish_reason)
+        for problem, completion in zip(problems, completions, strict=True)
+    ]
+    judgements = check_many(responses, tags=(chat.tags, *KNOWN_TAGS))
+    rows = []
+    for request, completion, response, judgement in zip(
+        requests, completions, responses, judgements, strict=True
+    ):
+        problem = response.problem
+        engine_failed = completion.finish_reason is FinishReason.ERROR  # which says nothing of the teacher
+        trace = Trace(
+            id=f"{problem.id}#{request.sample_index}",
+            problem_id=problem.id,
+            kind=problem.kind,
+            problem=problem.problem,
+            reference=problem.reference,
+            tests=problem.tests,
+            source=problem.source,
+            completion=response.text,
+            tokens=len(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            policy_version=completion.policy_version,
+            seed=request.seed,
+            sample_index=request.sample_index,
+            verdict=Verdict.ERROR if engine_failed else judgement.verdict,
+            extracted=judgement.extracted,
+            measures=measure(response.text, chat.tags),
+            kept=False,
+            reason=_UNDECIDED,
+            **origin,
+        )
+        rows.append(trace.model_dump(mode="json"))
+    return rows
+
+
+def _counts(folder: Path) -> dict[str, int]:
+    funnel = read_funnel(folder)
+    total, kept, verdicts = funnel["input"], funnel["kept"], funnel["verdicts"]
+    ungraded = verdicts.get(Verdict.ERROR, 0) + verdicts.get(Verdict.BAD_REFERENCE, 0)
+    if ungraded:
+        print(f"{folder.name}: {ungraded} traces could not be graded; see their verdicts", file=sys.stderr)
+    if not kept["traces"]:
+        worst = max(funnel["steps"], key=lambda step: step["removed"])
+        raise RunFailed(
+            f"no trace of {total['traces']} passed the filters, so a student would have nothing to learn; "
+            f"`{worst['filter']}` removed {worst['removed']} (see {folder / FUNNEL}). "
+            "A better teacher, more samples or easier problems help."
+        )
+    return {
+        "generated_tokens": total["tokens"],
+        "traces": total["traces"],
+        "kept": kept["traces"],
+        "problems_covered": kept["problems"],
+    }

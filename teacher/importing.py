@@ -1,0 +1,98 @@
+"""Bring traces in that somebody else's teacher wrote: read, verify, filter, and write a set like a harvested one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from distill.chat import tags_in
+from distill.errors import UserError
+from distill.recipe import Fields, Filters, Taken, TraceSource
+from distill.records import Kind, Problem, Trace
+from distill.runs import Progress
+from distill.traces import read_foreign
+from distill.verify import Response, check_many
+from teacher.filters import measure
+from teacher.trace_set import TRACES, write_trace_set
+
+_VERIFIED_AT_ONCE = 256  # enough programs to keep every core busy
+
+
+def import_traces(
+    path: str,
+    fields: Fields,
+    out: Path,
+    *,
+    kind: Kind,
+    filters: Filters,
+    limit: int | None = None,
+    split: str = "train",
+) -> dict[str, Any]:
+    """Read a JSONL or Parquet file or a hub data set, verify and filter each row, and write the trace set.
+
+    All rows are read twice, so that a bad one is told before hours of verifying, and none is ever held with the rest.
+    The format filter takes the thought tags of any known family; a text without tags fails it. Texts stay as they are.
+
+    Args:
+        path: of the rows; see `problems.read_rows`.
+        fields: our field's name to the source's; see `distill.traces`.
+        out: the folder to write.
+        kind: of rows that name none.
+        limit: only the first so many rows.
+        split: of a hub data set.
+
+    Returns:
+        The funnel, which may have kept nothing.
+
+    Raises:
+        UserError: ``out`` holds traces already, the source cannot be read or is empty, a row lacks what verifying it
+            needs, or tokens are to be limited that the source does not count. Nothing has been written then.
+    """
+    if (out / TRACES).exists():
+        raise UserError("--out", str(out), "holds traces already", "give another folder, or remove it")
+    source, name = TraceSource(path=path, split=split, fields=fields), Path(path).stem
+
+    def read() -> Iterator[Trace]:
+        return islice(read_foreign(path, name, source, kind=kind, to_verify=True), limit)
+
+    rows = tokens = 0
+    for trace in read():
+        rows, tokens = rows + 1, tokens + trace.tokens
+    if not rows:
+        raise UserError(path, None, "holds no rows", "give a file with one response a line")
+    if filters.max_tokens is not None and not tokens:
+        reason, remedy = "the rows do not count their tokens", "map the column: --map tokens=COLUMN"
+        raise UserError("filters.max_tokens", filters.max_tokens, reason, remedy)
+    mapped = ", ".join(f"{ours}={_spelled(theirs)}" for ours, theirs in source.fields.items())
+    facts = {"imported from": Path(path).name, "fields": mapped or "as they are", "rows": f"{rows:,}"}
+    with Progress(f"import {name}", total=rows, unit="trace") as progress:
+        return write_trace_set(out, _verified(read(), progress), filters, None, facts)
+
+
+def _spelled(theirs: str | Taken) -> str:
+    return f"{theirs.extract} of {theirs.from_}" if isinstance(theirs, Taken) else theirs
+
+
+def _verified(traces: Iterator[Trace], progress: Progress) -> Iterator[Trace]:
+    while chunk := list(islice(traces, _VERIFIED_AT_ONCE)):
+        judgements = check_many(
+            [Response(_problem(trace), trace.completion, trace.finish_reason) for trace in chunk]
+        )
+        for trace, judgement in zip(chunk, judgements, strict=True):
+            found = {"verdict": judgement.verdict, "extracted": judgement.extracted}
+            measures = measure(trace.completion, tags_in(trace.completion))
+            yield trace.model_copy(update=found | {"measures": measures})
+        progress.advance(len(chunk))
+
+
+def _problem(trace: Trace) -> Problem:
+    return Problem(
+        id=trace.problem_id,
+        kind=trace.kind,
+        problem=trace.problem,
+        reference=trace.reference,
+        tests=trace.tests,
+        source=trace.source,
+    )

@@ -1,0 +1,102 @@
+"""A packed row is each of its examples alone: logits, gradients, and nothing seen across their borders.
+
+Legend: T tokens of a row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from distill.chat import Example
+from distill.training.packing import pack_row
+
+LENGTHS = [3, 40, 9, 17, 2, 18, 11, 25]  # several buckets, several examples in some
+
+
+def make_examples(vocabulary: int, seed: int = 0) -> list[Example]:
+    generator = torch.Generator().manual_seed(seed)
+    return [Example(torch.randint(vocabulary, (n,), generator=generator).tolist(), 1) for n in LENGTHS]
+
+
+def packed_logits(model: Any, examples: list[Example]) -> list[torch.Tensor]:
+    """Each example's logits_TV out of one packed row, in the order given."""
+    row = pack_row(examples, range(len(examples)))
+    assert len(row.buckets) > 2 and any(len(bucket.index_SL) > 1 for bucket in row.buckets)
+    logits_TV = model(
+        input_ids=row.ids_T[None], position_ids=row.positions_T[None], packed=row.buckets, use_cache=False
+    ).logits[0]
+    shortest_first = sorted(range(len(examples)), key=lambda number: (len(examples[number].ids), number))
+    parts = logits_TV.split([len(examples[number].ids) for number in shortest_first])
+    by_number = dict(zip(shortest_first, parts, strict=True))
+    return [by_number[number] for number in range(len(examples))]
+
+
+def alone_logits(model: Any, examples: list[Example]) -> list[torch.Tensor]:
+    return [model(input_ids=torch.tensor([example.ids])).logits[0] for example in examples]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_packed_equals_each_example_alone(tiny: Any, dtype: torch.dtype, tolerance: float) -> None:
+    ours, twin = (copy.deepcopy(model).to(dtype) for model in (tiny.loaded.model, tiny.twin))
+    examples = make_examples(len(tiny.loaded.chat.tokenizer))
+    with torch.no_grad():
+        packed, alone, plain = (
+            packed_logits(ours, examples),
+            alone_logits(twin, examples),
+            alone_logits(ours, examples),
+        )
+    for packed_TV, alone_TV, plain_TV in zip(packed, alone, plain, strict=True):
+        scale = float(alone_TV.abs().max())
+        torch.testing.assert_close(packed_TV, alone_TV, atol=tolerance * scale, rtol=0)
+        torch.testing.assert_close(plain_TV, alone_TV, atol=tolerance * scale, rtol=0)
+
+
+def test_gradients_equal_those_of_each_example_alone(tiny: Any) -> None:
+    examples = make_examples(len(tiny.loaded.chat.tokenizer))
+    gradients = []
+    for model, logits_of in ((tiny.loaded.model, packed_logits), (tiny.twin, alone_logits)):
+        trained = copy.deepcopy(model).double()
+        torch.manual_seed(0)
+        torch.stack(
+            [(part * torch.randn_like(part)).sum() for part in logits_of(trained, examples)]
+        ).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in trained.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        scale = float(gradients[1][name].abs().max())
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-10 * scale, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 4, 7])
+def test_an_example_sees_nothing_of_its_neighbours(tiny: Any, changed: int) -> None:
+    vocabulary = len(tiny.loaded.chat.tokenizer)
+    before, other = make_examples(vocabulary), make_examples(vocabulary, seed=1)
+    after = [other[number] if number == changed else example for number, example in enumerate(before)]
+    with torch.no_grad():
+        first, second = packed_logits(tiny.loaded.model, before), packed_logits(tiny.loaded.model, after)
+    for number in range(len(before)):
+        assert torch.equal(first[number], second[number]) is (number != changed), number
+
+
+def test_a_token_sees_nothing_after_it(tiny: Any) -> None:
+    before = make_examples(len(tiny.loaded.chat.tokenizer))
+    longer = before[1].ids
+    after = [*before]
+    after[1] = Example([*longer[:20], *make_examples(400, seed=2)[1].ids[20:]], 1)
+    with torch.no_grad():
+        first, second = packed_logits(tiny.loaded.model, before), packed_logits(tiny.loaded.model, after)
+    assert torch.equal(first[1][:20], second[1][:20])
+    assert not torch.equal(first[1][20:], second[1][20:])
+
+
+def test_what_it_cannot_do_is_never_done_silently(tiny_qwen2: Any) -> None:
+    """A padding mask, or keys of earlier calls without word of which are real."""
+    model, ids = tiny_qwen2.loaded.model, torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with pytest.raises(AssertionError, match="seen_BQK"), torch.no_grad():
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
+    with pytest.raises(AssertionError, match="one row"), torch.no_grad():
+        model(input_ids=ids, packed=pack_row([Example([5, 6, 7], 1)], [0]).buckets, use_cache=False)

@@ -1,0 +1,101 @@
+"""A checkpoint is there whole or not at all, and only its own stage loads it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def state(value: float) -> dict[str, Any]:
+    return {"weights": {"w": torch.full((3,), value)}, "done": int(value), "betas": (0.9, 0.95)}
+
+
+def loaded_value(folder: Path, fingerprint: str = "mine") -> float | None:
+    found = load_checkpoint(folder, fingerprint)
+    return None if found is None else float(found[1]["weights"]["w"][0])
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "deep" / "down", 7, "mine", state(7))
+    found = load_checkpoint(tmp_path / "deep" / "down", "mine")
+    assert found is not None
+    step, back = found
+    assert step == 7 and back["done"] == 7 and back["betas"] == (0.9, 0.95)
+    assert torch.equal(back["weights"]["w"], torch.full((3,), 7.0))
+
+
+def test_no_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "none", "mine") is None
+
+
+def test_only_the_newest_stays(tmp_path: Path) -> None:
+    for step in (9, 10, 11):  # as text, 9 comes after 10
+        save_checkpoint(tmp_path, step, "mine", state(step))
+        assert [path.name for path in tmp_path.iterdir()] == [f"step-{step}.pt"]
+    assert loaded_value(tmp_path) == 11
+
+
+def test_a_foreign_one_is_never_loaded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, "theirs", state(3))
+    assert loaded_value(tmp_path) is None
+    assert loaded_value(tmp_path, "theirs") == 3
+
+
+def test_of_two_the_newest_of_this_stage_counts(tmp_path: Path) -> None:
+    """A kill after the rename and before the clean-up leaves both."""
+    for step, fingerprint in ((9, "mine"), (10, "mine"), (11, "theirs")):
+        save_checkpoint(tmp_path / str(step), step, fingerprint, state(step))
+        (tmp_path / str(step) / f"step-{step}.pt").rename(tmp_path / f"step-{step}.pt")
+    assert loaded_value(tmp_path) == 10
+
+
+@pytest.mark.parametrize("kill_at", ["write", "fsync", "replace"])
+def test_a_kill_on_the_way_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: str
+) -> None:
+    save_checkpoint(tmp_path, 1, "mine", state(1))
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def half_written(_: Any, file: Any) -> None:
+        file.write(b"PK half a checkpoint")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if kill_at == "write":
+            patch.setattr("distill.training.checkpoint.torch.save", half_written)
+        elif kill_at == "fsync":
+            patch.setattr("distill.training.checkpoint.os.fsync", killed)
+        else:
+            patch.setattr(Path, "replace", killed)
+        save_checkpoint(tmp_path, 2, "mine", state(2))
+    assert loaded_value(tmp_path) == 1
+    save_checkpoint(tmp_path, 2, "mine", state(2))
+    assert loaded_value(tmp_path) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["step-2.pt"]
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, 1, "mine", state(1))
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full on this system")
+    real_open = Path.open
+
+    def open_full(path: Path, *args: Any) -> Any:
+        return real_open(full if path.name == "writing.tmp" else path, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(Path, "open", open_full)
+        save_checkpoint(tmp_path, 2, "mine", state(2))
+    assert caught.value.errno == errno.ENOSPC
+    assert loaded_value(tmp_path) == 1

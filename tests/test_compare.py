@@ -1,0 +1,169 @@
+"""Comparisons: who is compared with whom, on what, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.errors import UserError
+from eval.compare import compare, read_results
+
+ROLES = {"base": "base", "small": "base", "teacher": "teacher", "student": "student", "alone": "baseline"}
+BASES = {"base": None, "small": None, "teacher": "base", "student": "small", "alone": "small"}
+SCORES = {"base": 1, "small": 0, "teacher": 4, "student": 3, "alone": 1}
+
+
+def summary(model: str, correct: list[int], suite: str = "chains") -> dict[str, Any]:
+    problems = [{"id": f"p{at}", "correct": count, "samples": 4} for at, count in enumerate(correct)]
+    return {
+        "model": model,
+        "role": ROLES[model],
+        "params": 1000,
+        "suite": suite,
+        "kind": "math",
+        "n": len(correct),
+        "k": 4,
+        "protocol": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 160, "instruction": None, "seed": 0},
+        "pass@1": sum(correct) / 4 / len(correct),
+        "ci95": [0.0, 1.0],
+        "problems": problems,
+    }
+
+
+def everyone(suite: str = "chains") -> list[dict[str, Any]]:
+    """Each model has its own number of right samples on each of 40 problems, less one on every other problem."""
+    return [
+        summary(model, [max(count - at % 2, 0) for at in range(40)], suite) for model, count in SCORES.items()
+    ]
+
+
+def compared(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    return compare(summaries, BASES, {"student": {"generated_tokens": 5}}, ROLES)  # type: ignore[arg-type]
+
+
+def test_each_model_is_compared_with_its_base_its_teacher_and_its_rival() -> None:
+    pairs = [(row["a"], row["b"]) for row in compared(everyone())["comparisons"]]
+    assert sorted(pairs) == [
+        ("alone", "small"),
+        ("alone", "teacher"),
+        ("student", "alone"),
+        ("student", "small"),
+        ("student", "teacher"),
+        ("teacher", "base"),
+    ]
+
+
+def test_differences_are_paired_and_signed() -> None:
+    rows = {(row["a"], row["b"]): row for row in compared(everyone())["comparisons"]}
+    student = rows["student", "teacher"]
+    assert student["difference"] == pytest.approx(-0.25)
+    assert student["ci95"][0] < -0.25 < student["ci95"][1] < 0
+    assert student["distinguishable"] and (student["n"], student["k"]) == (40, 4)
+
+
+def test_models_show_role_origin_cost_and_suites() -> None:
+    models = compared([*everyone(), *everyone("functions")])["models"]
+    assert models["student"]["role"] == "student" and models["student"]["origin"] == "small"
+    assert models["student"]["cost"] == {"generated_tokens": 5} and models["base"]["cost"] == {}
+    assert set(models["teacher"]["suites"]) == {"chains", "functions"}
+    assert models["teacher"]["suites"]["chains"]["pass@1"] == pytest.approx(0.875)
+
+
+def test_gap_closed_is_measured_from_the_own_base() -> None:
+    gaps = {row["student"]: row for row in compared(everyone())["gap_closed"]}
+    assert list(gaps) == ["student", "alone"]  # students first
+    assert (gaps["student"]["base"], gaps["student"]["teacher"]) == ("small", "teacher")
+    assert gaps["student"]["value"] == pytest.approx((0.625 - 0) / (0.875 - 0))
+    low, high = gaps["student"]["ci95"]
+    assert low < gaps["student"]["value"] < high
+
+
+def test_a_model_that_was_not_asked_is_not_compared() -> None:
+    summaries = [row for row in everyone() if row["model"] not in ("small", "teacher")]
+    result = compared(summaries)
+    assert [(row["a"], row["b"]) for row in result["comparisons"]] == [("student", "alone")]
+    assert result["gap_closed"] == []
+
+
+def test_problems_that_could_not_be_graded_leave_the_pair_and_n_says_so() -> None:
+    summaries = everyone()
+    teacher = next(row for row in summaries if row["model"] == "teacher")
+    teacher["problems"][0] |= {"correct": 0, "samples": 0}
+    rows = {(row["a"], row["b"]): row for row in compared(summaries)["comparisons"]}
+    assert (rows["student", "teacher"]["n"], rows["student", "small"]["n"]) == (39, 40)
+
+
+def test_the_order_of_problems_does_not_matter() -> None:
+    shuffled = everyone()
+    shuffled[2]["problems"].reverse()
+    assert compared(shuffled)["comparisons"] == compared(everyone())["comparisons"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"protocol": {"max_tokens": 512}}, "max_tokens = 160 and 512"),
+        ({"protocol": {"instruction": "Think: {problem}"}}, "instruction"),
+        ({"k": 8}, "k = 4 and 8"),
+    ],
+)
+def test_another_protocol_is_refused(change: dict[str, Any], named: str) -> None:
+    summaries = everyone()
+    for key, value in change.items():
+        summaries[2][key] = {**summaries[2][key], **value} if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=named) as caught:
+        compared(summaries)
+    assert caught.value.key == "base and teacher on chains"
+
+
+def test_another_seed_is_no_other_protocol() -> None:
+    summaries = copy.deepcopy(everyone())
+    summaries[2]["protocol"]["seed"] = 1
+    assert compared(summaries)["comparisons"] == compared(everyone())["comparisons"]
+
+
+def test_other_problems_are_refused_and_named() -> None:
+    summaries = everyone()
+    summaries[1]["problems"][3]["id"] = "q3"
+    with pytest.raises(
+        UserError, match="different problems: 1 of the first alone, 1 of the second"
+    ) as caught:
+        compared(summaries)
+    assert caught.value.value == "p3" and "base and small on chains" in caught.value.key
+
+
+def test_two_results_of_one_model_are_refused() -> None:
+    with pytest.raises(UserError, match="two results on chains"):
+        compared([*everyone(), everyone()[0]])
+
+
+# ------------------------------------------------------------------------------------ reading results
+
+
+def test_results_are_found_at_any_depth(tmp_path: Path) -> None:
+    for row in everyone():
+        folder = tmp_path / "run" / "results" / row["model"] / row["suite"]
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(row))
+    (tmp_path / "run" / "report").mkdir()
+    (tmp_path / "run" / "report" / "summary.json").write_text("{}")  # the report's, no result
+    results = tmp_path / "run" / "results"
+    assert len(read_results([tmp_path / "run"])) == 5
+    assert len(read_results([results / "base", results / "teacher" / "chains" / "summary.json"])) == 2
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no summary\.json"):
+        read_results([tmp_path])
+    for text, reason in (
+        ("{", "cannot be read"),
+        ("[]", "it has no model"),
+        ('{"model": 1}', "it has no role"),
+    ):
+        (tmp_path / "summary.json").write_text(text)
+        with pytest.raises(UserError, match=reason):
+            read_results([tmp_path / "summary.json"])

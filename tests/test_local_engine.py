@@ -1,0 +1,206 @@
+"""The local engine against transformers' own `generate`, against the trainer, and against itself in other company.
+
+Legend: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from distill.chat import ChatFormat, Example
+from distill.device import Device
+from distill.generate.engine import Request, build_requests
+from distill.generate.local import LocalEngine, draw
+from distill.recipe import Sampling
+from distill.records import Completion, FinishReason, Problem
+from distill.training.logprobs import token_logprobs
+from distill.training.packing import pack_row
+
+CPU = Device("cpu", "cpu", False)
+PROBLEMS = [
+    Problem(id=f"p{number}", kind="math", problem=text)
+    for number, text in enumerate(
+        ["9", "17+5-8", "a: double; b: at least 3; c: remainder by 7", "1+2", "12-3+4-5+6-7"]
+    )
+]
+PLAIN = Sampling(temperature=1.0, top_p=1.0, max_tokens=40)
+
+
+def stopping_chat(tiny: Any, share: int = 30) -> ChatFormat:
+    """One token in ``share`` ends a completion, so rows of random text end at all sorts of moments."""
+    chat = tiny.loaded.chat
+    return ChatFormat("tiny", chat.tokenizer, chat.tags, stop_ids=tuple(range(0, len(chat.tokenizer), share)))
+
+
+def make_engine(tiny: Any, max_rows: int = 100, share: int | None = 30) -> LocalEngine:
+    chat = stopping_chat(tiny, share) if share else tiny.loaded.chat
+    return LocalEngine(dataclasses.replace(tiny.loaded, chat=chat), CPU, max_rows)
+
+
+def make_requests(tiny: Any, samples: int = 4) -> list[Request]:
+    return build_requests(PROBLEMS, samples, tiny.loaded.chat, run_seed=0)
+
+
+def same(left: list[Completion], right: list[Completion]) -> bool:
+    """Equal to the token; log-probabilities to float32 rounding."""
+    drop = {"logprobs"}
+    return all(
+        a.model_dump(exclude=drop) == b.model_dump(exclude=drop)
+        and a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_greedy_equals_transformers_generate(tiny: Any) -> None:
+    engine, requests = make_engine(tiny, share=12), make_requests(tiny, samples=1)
+    found = engine.generate(requests, Sampling(temperature=0, top_p=1, max_tokens=24))
+    lengths = set()
+    for request, completion in zip(requests, found, strict=True):
+        ids = torch.tensor([request.prompt_ids])
+        out = tiny.twin.generate(
+            ids, max_new_tokens=24, do_sample=False, eos_token_id=sorted(engine.loaded.chat.stop_ids), pad_token_id=0,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        assert completion.token_ids == out.sequences[0, ids.shape[1] :].tolist()
+        logits_TV = torch.cat(out.logits).log_softmax(-1)
+        expected = [float(row_V[token]) for row_V, token in zip(logits_TV, completion.token_ids, strict=True)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        lengths.add(len(completion.token_ids))
+    assert len(lengths) > 1, "rows of one length would prove little"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_equal_the_trainers(tiny: Any, temperature: float) -> None:
+    requests = make_requests(tiny)
+    found = make_engine(tiny).generate(requests, Sampling(temperature=temperature, top_p=1, max_tokens=40))
+    pairs = zip(requests, found, strict=True)
+    examples = [Example(r.prompt_ids + c.token_ids, len(r.prompt_ids)) for r, c in pairs]
+    row = pack_row(examples, range(len(examples)))
+    with torch.no_grad():
+        trained_N = token_logprobs(tiny.loaded.model, row, temperature)
+    for number, completion in enumerate(found):
+        assert completion.logprobs == pytest.approx(trained_N[row.example_N == number].tolist(), abs=1e-5)
+
+
+def test_company_changes_nothing(tiny: Any) -> None:
+    requests = make_requests(tiny)
+    together = make_engine(tiny, 100).generate(requests, PLAIN)
+    lengths = sorted(len(completion.token_ids) for completion in together)
+    assert lengths[0] < 8 and lengths[-1] == 40, (
+        "rows must leave at different moments for this to mean anything"
+    )
+    assert same(make_engine(tiny, 1).generate(requests[4:9], PLAIN), together[4:9])
+    assert same(make_engine(tiny, 4).generate(requests, PLAIN), together)
+    assert same(make_engine(tiny, 7).generate(requests[::-1], PLAIN)[::-1], together)
+
+
+def test_the_answers_come_in_the_order_of_the_requests(tiny_qwen2: Any) -> None:
+    requests = make_requests(tiny_qwen2)
+    found = make_engine(tiny_qwen2, 3).generate(requests, PLAIN)
+    asked = [(request.problem_id, request.sample_index) for request in requests]
+    assert [(completion.problem_id, completion.sample_index) for completion in found] == asked
+    assert make_engine(tiny_qwen2).generate([], PLAIN) == []
+
+
+def test_a_request_decides_its_text_and_another_seed_another(tiny_qwen2: Any) -> None:
+    engine = make_engine(tiny_qwen2)
+    request = make_requests(tiny_qwen2)[0]
+    twice = engine.generate([request, request], PLAIN)
+    assert twice[0] == twice[1]
+    others = engine.generate([dataclasses.replace(request, seed=seed) for seed in range(8)], PLAIN)
+    assert len({completion.text for completion in others}) == 8
+
+
+def test_a_completion_past_one_draw_of_uniform_numbers(tiny_qwen2: Any) -> None:
+    """More tokens than are drawn at once, and than the cache first holds: still the same alone and in company."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=150)
+    requests = make_requests(tiny_qwen2, samples=1)
+    together = make_engine(tiny_qwen2, share=150).generate(requests, sampling)
+    assert max(len(completion.token_ids) for completion in together) > 100
+    assert same(make_engine(tiny_qwen2, 1, share=150).generate(requests, sampling), together)
+    longest = max((completion.token_ids for completion in together), key=len)
+    assert longest[:64] != longest[64:128], "draws do not repeat"
+
+
+def test_why_it_ended(tiny_qwen2: Any) -> None:
+    engine = make_engine(tiny_qwen2)
+    for completion in engine.generate(make_requests(tiny_qwen2), PLAIN):
+        stops = [token in engine.loaded.chat.stop_ids for token in completion.token_ids]
+        assert not any(stops[:-1]), "nothing comes after a stop token"
+        assert completion.finish_reason is (FinishReason.STOP if stops[-1] else FinishReason.LENGTH)
+        assert stops[-1] or len(completion.token_ids) == PLAIN.max_tokens
+        assert len(completion.logprobs) == len(completion.token_ids)
+        kept = completion.token_ids[:-1] if stops[-1] else completion.token_ids
+        assert completion.text == engine.loaded.chat.tokenizer.decode(kept)
+    one = engine.generate(make_requests(tiny_qwen2), Sampling(temperature=1, top_p=1, max_tokens=1))
+    assert all(len(completion.token_ids) == 1 for completion in one)
+
+
+@pytest.mark.parametrize("max_rows", [6, 100])
+def test_progress_adds_up_to_the_requests(tiny_qwen2: Any, max_rows: int) -> None:
+    told: list[int] = []
+    requests = make_requests(tiny_qwen2)
+    make_engine(tiny_qwen2, max_rows).generate(requests, PLAIN, on_done=told.append)
+    assert sum(told) == len(requests) and len(told) > 3
+
+
+def test_a_model_in_training_is_left_in_training(tiny_qwen2: Any) -> None:
+    engine = make_engine(tiny_qwen2)
+    model = engine.loaded.model
+    for training in (True, False):
+        model.train(training)
+        engine.generate(make_requests(tiny_qwen2, 1), Sampling(temperature=1, top_p=1, max_tokens=2))
+        assert model.training is training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------- draw
+
+
+def random_logits_BV(rows: int = 60, vocabulary: int = 50) -> torch.Tensor:
+    return 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 3.0])
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 1.0])
+def test_draw_equals_a_walk_along_the_distribution(
+    naive: ModuleType, temperature: float, top_p: float
+) -> None:
+    logits_BV = random_logits_BV()
+    uniform_B = torch.rand(len(logits_BV), generator=torch.Generator().manual_seed(1))
+    token_B, logprob_B = draw(
+        logits_BV, uniform_B, Sampling(temperature=temperature, top_p=top_p, max_tokens=1)
+    )
+    for logits_V, uniform, token in zip(
+        logits_BV.tolist(), uniform_B.tolist(), token_B.tolist(), strict=True
+    ):
+        assert token == naive.draw(logits_V, uniform, temperature, top_p)
+    whole_BV = (logits_BV.double() / (temperature or 1)).log_softmax(-1)
+    expected_B = whole_BV.gather(-1, token_B[:, None])[:, 0]
+    torch.testing.assert_close(logprob_B.double(), expected_B, atol=1e-5, rtol=0)
+
+
+def test_draw_has_the_right_frequencies() -> None:
+    logits_V = torch.tensor([0.5, -1.0, 2.0, 0.0, float("-inf"), 1.0])
+    count = 20_000
+    uniform_B = (torch.arange(count) + 0.5) / count
+    token_B, _ = draw(
+        logits_V.expand(count, -1), uniform_B, Sampling(temperature=2.0, top_p=1.0, max_tokens=1)
+    )
+    shares_V = torch.bincount(token_B, minlength=6) / count
+    torch.testing.assert_close(shares_V, (logits_V / 2).softmax(-1), atol=2 / count, rtol=0)
+
+
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_draw_never_takes_what_has_no_chance(top_p: float) -> None:
+    """At the ends of the unit interval too, first and last of the vocabulary included."""
+    logits_BV = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.1, float("-inf")]] * 3)
+    uniform_B = torch.tensor([0.0, 0.25, 1 - 2**-24])
+    token_B, logprob_B = draw(logits_BV, uniform_B, Sampling(temperature=1.0, top_p=top_p, max_tokens=1))
+    assert token_B.tolist() == ([1, 1, 3] if top_p == 1 else [3, 3, 3])
+    assert torch.isfinite(logprob_B).all()
