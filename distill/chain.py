@@ -31,14 +31,18 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
     """
     stages = list(recipe.stages if chosen is None else chosen)
     prints = fingerprints(recipe)
-    if not (out / "recipe.yaml").is_file() or any(not _is_done(recipe, out, stage, prints) for stage in stages):
+    if not (out / "recipe.yaml").is_file() or any(
+        not _is_done(recipe, out, stage, prints) for stage in stages
+    ):
         Inputs(recipe).check(stages)
     with RunFolder.open(out, recipe) as run:
         chain = Chain(recipe, run, prints)
         for stage in stages:
             chain.do(stage)
         report = run.report_folder / "index.html"
-        return report if report.is_file() and any(isinstance(stage, CompareStage) for stage in stages) else None
+        return (
+            report if report.is_file() and any(isinstance(stage, CompareStage) for stage in stages) else None
+        )
 
 
 def _is_done(recipe: Recipe, out: Path, stage: Stage, prints: dict[str, str]) -> bool:
@@ -56,7 +60,12 @@ def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
                 wanted.add(maker.name)
                 maker = recipe.maker(maker.model)
     if not wanted:
-        raise UserError("RECIPE", recipe.name, f"no stage makes a model of role {role}", f"write `role: {role}` on a sft or grpo stage")  # fmt: skip
+        raise UserError(
+            "RECIPE",
+            recipe.name,
+            f"no stage makes a model of role {role}",
+            f"write `role: {role}` on a sft or grpo stage",
+        )
     return [stage for stage in recipe.stages if stage.name in wanted]
 
 
@@ -104,7 +113,12 @@ class Chain:
         for name in upstream:
             marker = self.run.finished(name)
             if marker is None or marker["fingerprint"] != self.prints[name]:
-                raise UserError(f"stages.{stage.name}", None, f"stands on stage `{name}`, which is not finished", f"run it first (--only {name}), or the whole recipe")  # fmt: skip
+                raise UserError(
+                    f"stages.{stage.name}",
+                    None,
+                    f"stands on stage `{name}`, which is not finished",
+                    f"run it first (--only {name}), or the whole recipe",
+                )
 
     def _makes(self, stage: Stage) -> list[Path]:
         """The folders that a stage writes outside its own."""
@@ -114,7 +128,9 @@ class Chain:
             case SampleStage():
                 return [self.run.traces_folder(stage.makes)]
             case EvalStage():
-                return [self.run.results_folder(model, suite) for model in stage.models for suite in stage.suites]
+                return [
+                    self.run.results_folder(model, suite) for model in stage.models for suite in stage.suites
+                ]
         return [self.run.report_folder]
 
     # ------------------------------------------------------------------------------------------ models
@@ -153,7 +169,12 @@ class Chain:
         traces = {name: self._traces(name) for name in stage.traces}
         loaded = self._load(stage.model, train=True)
         mixture = mix(
-            traces, stage.traces, loaded.chat, epochs=stage.epochs, max_length=stage.max_length, seed=self.recipe.seed
+            traces,
+            stage.traces,
+            loaded.chat,
+            epochs=stage.epochs,
+            max_length=stage.max_length,
+            seed=self.recipe.seed,
         )
         if stage.method == "lora":
             loaded = models.with_lora(loaded, stage.lora, self.recipe.seed)
@@ -246,7 +267,9 @@ class Chain:
         maker = self.recipe.maker(model)
         while isinstance(maker, SftStage | GrpoStage) and self.recipe.role(maker.makes) != "base":
             self._add(own, maker.name)
-            harvests = [self.recipe.maker(name) for name in maker.traces] if isinstance(maker, SftStage) else []
+            harvests = (
+                [self.recipe.maker(name) for name in maker.traces] if isinstance(maker, SftStage) else []
+            )
             for harvest in harvests:
                 if isinstance(harvest, SampleStage):
                     self._add(teachers, harvest.name)

@@ -131,12 +131,27 @@ class ChatFormat:
     """
 
     def __init__(
-        self, name: str, tokenizer: Any, tags: ThoughtTags, prefill: bool = False, stop_ids: tuple[int, ...] = ()
+        self,
+        name: str,
+        tokenizer: Any,
+        tags: ThoughtTags,
+        prefill: bool = False,
+        stop_ids: tuple[int, ...] = (),
     ) -> None:
         if tokenizer.eos_token_id is None:
-            raise UserError(f"models.{name}", None, "its tokenizer has no EOS token, so nothing it learns would ever stop", "set eos_token in its tokenizer_config.json")  # fmt: skip
+            raise UserError(
+                f"models.{name}",
+                None,
+                "its tokenizer has no EOS token, so nothing it learns would ever stop",
+                "set eos_token in its tokenizer_config.json",
+            )
         if not tokenizer.chat_template:
-            raise UserError(f"models.{name}", None, "its tokenizer has no chat template", f"write models.{name}.chat_template: FILE.jinja")  # fmt: skip
+            raise UserError(
+                f"models.{name}",
+                None,
+                "its tokenizer has no chat template",
+                f"write models.{name}.chat_template: FILE.jinja",
+            )
         self.tokenizer, self.tags = tokenizer, tags
         self.eos_id: int = tokenizer.eos_token_id
         self.stop_ids = frozenset({self.eos_id, *stop_ids})

@@ -10,6 +10,7 @@ import argparse
 import errno
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from distill.errors import RunFailed, UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = _parser().parse_args(arguments)
+    # OpenMP's threads wait for each other by spinning. On a machine that other work shares, a long spin holds the core
+    # its partner needs (measured: 30 times slower); a short one costs about 5 % where the machine is free.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _check_neighbours()
         return int(options.call(options) or 0)
@@ -28,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunFailed as error:
-        print(f"failed: {error}\nWhat was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print(
+            f"failed: {error}\nWhat was finished is kept; the same command goes on from there.",
+            file=sys.stderr,
+        )
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
@@ -47,7 +54,12 @@ def _check_neighbours() -> None:
         spec = importlib.util.find_spec(name)
         found = Path(spec.origin).resolve() if spec and spec.origin else None
         if found != home / name / "__init__.py":
-            raise UserError(name, str(found), f"is imported instead of the toolkit's own `{name}`", "rename that file, or run `distill` from another folder")  # fmt: skip
+            raise UserError(
+                name,
+                str(found),
+                f"is imported instead of the toolkit's own `{name}`",
+                "rename that file, or run `distill` from another folder",
+            )
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -94,7 +106,9 @@ def _teacher_sample(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     if bool(options.recipe) == bool(options.model):
-        raise UserError("distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help")
+        raise UserError(
+            "distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help"
+        )
     if options.model:
         recipe, out = _one_off(options)
     else:
@@ -103,7 +117,12 @@ def _eval(options: argparse.Namespace) -> None:
     _walk(options, recipe, out, stages, quiet=True)
     from eval.compare import read_results
 
-    folders = [out / "results" / model / suite for stage in stages for model in stage.models for suite in stage.suites]
+    folders = [
+        out / "results" / model / suite
+        for stage in stages
+        for model in stage.models
+        for suite in stage.suites
+    ]
     _show_results(options, read_results(folders))
 
 
@@ -115,7 +134,12 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
         raise UserError("--suite", None, "is missing", "name at least one suite: --suite gsm8k")
     models = {Path(model).name: model for model in options.model}
     if len(models) < len(options.model):
-        raise UserError("--model", options.model, "two models have the same last name", "evaluate them one after the other, or write a recipe")  # fmt: skip
+        raise UserError(
+            "--model",
+            options.model,
+            "two models have the same last name",
+            "evaluate them one after the other, or write a recipe",
+        )
     stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": options.suite}
     name = "eval-" + "-".join(models)
     raw: dict[str, Any] = {"name": name, "models": {key: {"path": path} for key, path in models.items()}}
@@ -134,7 +158,10 @@ def _compare(options: argparse.Namespace) -> None:
     bases = [name for name, role in roles.items() if role == "base"]
     origin = bases[0] if len(bases) == 1 else None
     comparison = compare(
-        summaries, {name: origin if name != origin else None for name in roles}, {name: {} for name in roles}, roles
+        summaries,
+        {name: origin if name != origin else None for name in roles},
+        {name: {} for name in roles},
+        roles,
     )
     lines = [
         f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
@@ -152,7 +179,14 @@ def _traces_import(options: argparse.Namespace) -> None:
 
     fields = dict(_pair("--map", item) for item in options.map)
     filters = parse_filters("--filter", dict(_pair("--filter", item) for item in options.filter))
-    funnel = import_traces(options.file, _with_extracts(fields), Path(options.out), kind=options.kind, filters=filters, limit=options.limit)  # fmt: skip
+    funnel = import_traces(
+        options.file,
+        _with_extracts(fields),
+        Path(options.out),
+        kind=options.kind,
+        filters=filters,
+        limit=options.limit,
+    )
     _show(options, funnel, as_lines(funnel))
 
 
@@ -230,7 +264,9 @@ def _walk(options: argparse.Namespace, recipe: Any, out: Path, stages: Any, quie
 
 
 def _show_results(options: argparse.Namespace, summaries: list[dict[str, Any]]) -> None:
-    lines = [f"{'model':20} {'suite':12} {'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"]
+    lines = [
+        f"{'model':20} {'suite':12} {'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"
+    ]
     for row in summaries:
         low, high = row["ci95"] or (float("nan"), float("nan"))
         score = "-" if row["pass@1"] is None else f"{row['pass@1']:.3f}"
@@ -258,15 +294,27 @@ def _list(text: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="distill", description="Train a reasoning teacher by GRPO, harvest its verified traces, fine-tune students, compare."
+        prog="distill",
+        description="Train a reasoning teacher by GRPO, harvest its verified traces, fine-tune students, compare.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(parent: Any, name: str, call: Any, about: str, *, recipe: str | None = "RECIPE") -> Any:
         sub = parent.add_parser(name, help=about, description=about)
         if recipe:
-            sub.add_argument("recipe", metavar="RECIPE", nargs="?" if recipe == "?" else None, help="a YAML file, or the name of one that ships")  # fmt: skip
-            sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. stages.distil.learning_rate=2e-4; repeatable")  # fmt: skip
+            sub.add_argument(
+                "recipe",
+                metavar="RECIPE",
+                nargs="?" if recipe == "?" else None,
+                help="a YAML file, or the name of one that ships",
+            )
+            sub.add_argument(
+                "--set",
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="override, e.g. stages.distil.learning_rate=2e-4; repeatable",
+            )
             sub.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME)")
         sub.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
         sub.set_defaults(call=call)
@@ -276,23 +324,44 @@ def _parser() -> argparse.ArgumentParser:
     part = run.add_mutually_exclusive_group()
     part.add_argument("--only", action="append", metavar="STAGE", help="run just this stage; repeatable")
     part.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it")
-    teacher = commands.add_parser("teacher", help="train the teacher, or sample its traces").add_subparsers(required=True, metavar="COMMAND")  # fmt: skip
+    teacher = commands.add_parser("teacher", help="train the teacher, or sample its traces").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     command(teacher, "train", _teacher_train, "run the stages that make the teacher")
     command(teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table")
-    student = commands.add_parser("student", help="fine-tune the student").add_subparsers(required=True, metavar="COMMAND")  # fmt: skip
+    student = commands.add_parser("student", help="fine-tune the student").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     command(student, "train", _student_train, "run the stages that make the student")
     evaluate = command(commands, "eval", _eval, "run suites: a recipe's, or any model's", recipe="?")
-    evaluate.add_argument("--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable")  # fmt: skip
+    evaluate.add_argument(
+        "--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable"
+    )
     evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
     compare = command(commands, "compare", _compare, "compare results on the same problems", recipe=None)
-    compare.add_argument("results", nargs="+", metavar="RESULT", help="a run, results/MODEL, results/MODEL/SUITE or summary.json")  # fmt: skip
-    traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(required=True, metavar="COMMAND")  # fmt: skip
+    compare.add_argument(
+        "results",
+        nargs="+",
+        metavar="RESULT",
+        help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
+    )
+    traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     imports = command(traces, "import", _traces_import, "verify and filter existing traces", recipe=None)
     imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
     imports.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
-    imports.add_argument("--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. problem=question,response=answer,reference=solution:boxed")  # fmt: skip
+    imports.add_argument(
+        "--map",
+        type=_list,
+        default=[],
+        metavar="OURS=THEIRS,...",
+        help="e.g. problem=question,response=answer,reference=solution:boxed",
+    )
     imports.add_argument("--kind", choices=["math", "choice", "code", "open"], default="math")
-    imports.add_argument("--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192")  # fmt: skip
+    imports.add_argument(
+        "--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192"
+    )
     imports.add_argument("--limit", type=int, metavar="N", help="read the first N rows only")
     ask = command(commands, "ask", _ask, "try a model: its thought, then its answer", recipe=None)
     ask.add_argument("model", metavar="MODEL", help="a folder or hub name")

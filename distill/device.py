@@ -32,6 +32,8 @@ class Device:
 def find_device() -> Device:
     """CUDA when there is one, else the CPU."""
     if torch.cuda.is_available():
-        return Device(torch.cuda.get_device_name(), "cuda", torch.cuda.is_bf16_supported(including_emulation=False))
+        return Device(
+            torch.cuda.get_device_name(), "cuda", torch.cuda.is_bf16_supported(including_emulation=False)
+        )
     bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return Device(f"cpu, {torch.get_num_threads()} threads", "cpu", bf16)

@@ -97,7 +97,13 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
     """
     prints: dict[str, str] = {}
     for name, model in recipe.models.items():
-        prints[f"models.{name}"] = fingerprint(model, recipe.seed, _model_folder(model.path), _model_folder(model.tokenizer), _file(model.chat_template))  # fmt: skip
+        prints[f"models.{name}"] = fingerprint(
+            model,
+            recipe.seed,
+            _model_folder(model.path),
+            _model_folder(model.tokenizer),
+            _file(model.chat_template),
+        )
     for stage in recipe.stages:
         read: list[Any] = []
         for name in Inputs.read_by(stage):

@@ -55,15 +55,30 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(key, place, f"no tokenizer can be loaded from it ({_first_line(error)})", "give a folder or hub name that holds tokenizer.json") from None  # fmt: skip
+        raise UserError(
+            key,
+            place,
+            f"no tokenizer can be loaded from it ({_first_line(error)})",
+            "give a folder or hub name that holds tokenizer.json",
+        ) from None
     # Where a folder has no tokenizer, transformers makes one up from the special tokens alone.
     if tokenizer.vocab_size <= len(tokenizer.all_special_tokens):
-        raise UserError(key, place, "no tokenizer can be loaded from it (there is no vocabulary)", "give a folder or hub name that holds tokenizer.json")  # fmt: skip
+        raise UserError(
+            key,
+            place,
+            "no tokenizer can be loaded from it (there is no vocabulary)",
+            "give a folder or hub name that holds tokenizer.json",
+        )
     if source.chat_template:
         try:
             tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
         except OSError as error:
-            raise UserError(f"models.{name}.chat_template", source.chat_template, f"cannot be read: {error.strerror}", "give a Jinja file") from None  # fmt: skip
+            raise UserError(
+                f"models.{name}.chat_template",
+                source.chat_template,
+                f"cannot be read: {error.strerror}",
+                "give a Jinja file",
+            ) from None
     return tokenizer
 
 
@@ -71,7 +86,9 @@ def build_folder(name: str, source: ModelSource, folder: Path, seed: int) -> Non
     """Build a random model of the given architecture and save it with its tokenizer as a transformers folder."""
     assert source.build is not None
     tokenizer = load_tokenizer(name, source)
-    ChatFormat(name, tokenizer, tags_of(source.think))  # refuses what cannot be trained before anything is written
+    ChatFormat(
+        name, tokenizer, tags_of(source.think)
+    )  # refuses what cannot be trained before anything is written
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(source.build, tokenizer))
     save(LoadedModel(name, model, ChatFormat(name, tokenizer, tags_of(source.think))), folder)
@@ -101,7 +118,9 @@ def tags_of(think: Thought) -> ThoughtTags:
     return ThoughtTags(think.open, think.close)
 
 
-def load(name: str, place: str | Path, source: ModelSource, device: Device, *, train: bool = False) -> LoadedModel:
+def load(
+    name: str, place: str | Path, source: ModelSource, device: Device, *, train: bool = False
+) -> LoadedModel:
     """Load a model with its tokenizer onto the device.
 
     Args:
@@ -120,7 +139,12 @@ def load(name: str, place: str | Path, source: ModelSource, device: Device, *, t
     _check_vocabulary(name, config, tokenizer)
     _change_context(config, source)
     if getattr(config, "sliding_window", None) and "sliding_attention" in getattr(config, "layer_types", []):
-        raise UserError(key, str(place), "it attends through a sliding window, which packed rows do not support", "use a model with full attention")  # fmt: skip
+        raise UserError(
+            key,
+            str(place),
+            "it attends through a sliding window, which packed rows do not support",
+            "use a model with full attention",
+        )
     dtype = torch.float32 if train else device.compute_dtype
     adapter = Path(place, "adapter_config.json").is_file()
     try:
@@ -138,9 +162,16 @@ def load(name: str, place: str | Path, source: ModelSource, device: Device, *, t
                 output_loading_info=True,
             )
             if told["missing_keys"]:  # transformers would fill these with random numbers
-                raise ValueError(f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first")
+                raise ValueError(
+                    f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first"
+                )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(key, str(place), f"its weights cannot be loaded ({_first_line(error)})", "give a folder or hub name with safetensors weights") from None  # fmt: skip
+        raise UserError(
+            key,
+            str(place),
+            f"its weights cannot be loaded ({_first_line(error)})",
+            "give a folder or hub name with safetensors weights",
+        ) from None
     stop = model.generation_config.eos_token_id
     stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
     chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
@@ -168,14 +199,24 @@ def check_source(name: str, source: ModelSource) -> None:
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:
     if len(tokenizer) > config.get_text_config().vocab_size:
-        raise UserError(f"models.{name}", None, f"its tokenizer has {len(tokenizer)} tokens, the model only {config.get_text_config().vocab_size}", "give the tokenizer the model was made with")  # fmt: skip
+        raise UserError(
+            f"models.{name}",
+            None,
+            f"its tokenizer has {len(tokenizer)} tokens, the model only {config.get_text_config().vocab_size}",
+            "give the tokenizer the model was made with",
+        )
 
 
 def _load_config(key: str, place: str | Path) -> Any:
     try:
         return AutoConfig.from_pretrained(place)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(key, str(place), f"no model can be loaded from it ({_first_line(error)})", "give a folder or hub name that holds config.json and weights") from None  # fmt: skip
+        raise UserError(
+            key,
+            str(place),
+            f"no model can be loaded from it ({_first_line(error)})",
+            "give a folder or hub name that holds config.json and weights",
+        ) from None
 
 
 def with_lora(loaded: LoadedModel, lora: Lora | None, seed: int) -> LoadedModel:

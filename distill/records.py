@@ -65,7 +65,8 @@ class Completion(_Row):
     """What an engine made of one request.
 
     ``text`` is the decoded generated ids with special tokens kept and the final EOS dropped; the text to judge is
-    ``prefill + text``. ``logprobs`` has one value for each of ``token_ids`` (natural log, after temperature), EOS included.
+    ``prefill + text``. ``logprobs`` has one value for each of ``token_ids``, EOS included: natural log, after
+    temperature.
     """
 
     problem_id: str
@@ -114,6 +115,6 @@ def row_id(source: str, text: str) -> str:
 
 
 def sample_seed(run_seed: int, problem_id: str, sample_index: int) -> int:
-    """A 63-bit seed from the run, the problem and the sample's number alone, so that the order of work cannot matter."""
+    """A 63-bit seed from the run, the problem and the sample's number alone: the order of work cannot matter."""
     text = f"{run_seed}\x1f{problem_id}\x1f{sample_index}"
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1

@@ -39,7 +39,9 @@ def _chain(rng: random.Random) -> tuple[str, list[tuple[int, str, int]]]:
     text, steps = str(value), []
     for name in _NAMES[: rng.randint(3, 4)]:
         operand = rng.randint(1, 9)
-        fits = [op for op, new in (("+", value + operand), ("-", value - operand)) if _SMALLEST <= new <= _LARGEST]
+        fits = [
+            op for op, new in (("+", value + operand), ("-", value - operand)) if _SMALLEST <= new <= _LARGEST
+        ]
         op = rng.choice(fits)
         steps.append((value, op, operand))
         text += f"; {name}: {op}{operand}"
@@ -47,7 +49,9 @@ def _chain(rng: random.Random) -> tuple[str, list[tuple[int, str, int]]]:
     return text, steps
 
 
-def _chain_trace(steps: list[tuple[int, str, int]], rng: random.Random, wrong_steps: float) -> tuple[str, str]:
+def _chain_trace(
+    steps: list[tuple[int, str, int]], rng: random.Random, wrong_steps: float
+) -> tuple[str, str]:
     """Thought and answer; a wrong step is off by a little, and what follows builds on it."""
     value, thought = steps[0][0], []
     for name, (_, op, operand) in zip(_NAMES, steps, strict=False):
@@ -66,7 +70,10 @@ def _chain_trace(steps: list[tuple[int, str, int]], rng: random.Random, wrong_st
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One clause of a description: its wording and its expression (``V`` stands for the value so far, ``K`` for the constant), and what it does."""
+    """One clause of a description: its wording, its expression and what it does.
+
+    In both texts ``V`` stands for the value so far, ``K`` for the constant.
+    """
 
     words: str
     expression: str
@@ -198,9 +205,18 @@ def make_traces(world: WorldTraces, seed: int) -> list[Trace]:
         problem = item.problem
         traces.append(
             Trace(
-                id=f"{problem.id}#0", problem_id=problem.id, kind=problem.kind, problem=problem.problem,
-                reference=problem.reference, tests=problem.tests, source=problem.source, completion=completion,
-                tokens=0, finish_reason=None, teacher="world (unreliable on purpose)", verdict=Verdict.UNVERIFIED,
-            )  # fmt: skip
+                id=f"{problem.id}#0",
+                problem_id=problem.id,
+                kind=problem.kind,
+                problem=problem.problem,
+                reference=problem.reference,
+                tests=problem.tests,
+                source=problem.source,
+                completion=completion,
+                tokens=0,
+                finish_reason=None,
+                teacher="world (unreliable on purpose)",
+                verdict=Verdict.UNVERIFIED,
+            )
         )
     return traces

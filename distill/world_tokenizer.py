@@ -18,7 +18,8 @@ from distill.world import TAGS, make_traces
 EOS, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
 SECOND_SCRIPT = "零一二三四五六七八九十百加减乘除等于余数先再然后所以答案是"
 PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 TEMPLATE = (
     "{% for message in messages %}"
@@ -43,7 +44,9 @@ def build_tokenizer(tags: ThoughtTags = TAGS) -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, min_frequency=5, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, min_frequency=5, initial_alphabet=alphabet, show_progress=False
+    )
     traces = make_traces(WorldTraces(count=2000, wrong_steps=0, missing_tags=1), seed=0)
     texts = [text for trace in traces for text in (trace.problem, trace.completion)]
     tokenizer.train_from_iterator([*texts, *(sign for sign in SECOND_SCRIPT for _ in range(5))], trainer)

@@ -5,7 +5,7 @@ Legend: N trained tokens of a micro-batch, B completions of the whole update.
 For token t of completion i, with ratio r = exp(logprob - old) and advantage A of the completion,
 
     surrogate = min(r A, clip(r, 1 - low, 1 + high) A)
-    kl        = exp(ref - logprob) - (ref - logprob) - 1              the k3 estimator (Schulman 2020; DeepSeekMath, eq. 4)
+    kl        = exp(ref - logprob) - (ref - logprob) - 1          the k3 estimator (Schulman 2020; DeepSeekMath, eq. 4)
     loss      = - sum over i, t of  w_i (surrogate - coefficient * kl)
 
     w_i = 1 / (B |o_i|)      "sequence_mean"  DeepSeekMath eq. 3, DeepSeek-R1 eq. 1: each completion counts alike

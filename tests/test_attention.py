@@ -14,7 +14,7 @@ import torch
 from distill.chat import Example
 from distill.training.packing import pack_row
 
-LENGTHS = [3, 40, 9, 17, 2, 18, 11, 25]  # several buckets, several examples in some
+LENGTHS = [3, 90, 9, 47, 2, 48, 11, 140]  # several buckets, several examples in some
 
 
 def make_examples(vocabulary: int, seed: int = 0) -> list[Example]:

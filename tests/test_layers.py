@@ -75,7 +75,7 @@ def offences(module: str, source: str) -> list[str]:
             level == 4
             and LEVEL[there] >= 2
             and not in_function
-            and there not in ("distill.cli", "distill.chain")
+            and there not in ("distill.cli", "distill.chain", "distill.inputs")
         ):
             found.append(f"{where} at its top: `distill --help` would load it")
     return found

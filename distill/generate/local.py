@@ -35,7 +35,9 @@ class KeyValueCache:
         self.values: list[torch.Tensor] = []
         self.length = 0
 
-    def update(self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append new positions of one layer and return all seen so far, the new ones included."""
         end = self.length + key.shape[2]
         for kept, new in ((self.keys, key), (self.values, value)):
@@ -199,7 +201,9 @@ class LocalEngine:
         return out.logits[:, -1].float()
 
 
-def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(
+    logits_BV: torch.Tensor, uniform_B: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens by inverse transform from one uniform number a row, and their log-probabilities.
 
     The log-probability is that of the tempered distribution before the nucleus is cut (top-p, Holtzman et al. 2019):
@@ -217,7 +221,9 @@ def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, sampling: Sampling) -
         if sampling.top_p < 1:
             sorted_BV, order_BV = probs_BV.sort(-1, descending=True)
             before_BV = sorted_BV.cumsum(-1) - sorted_BV
-            probs_BV = torch.zeros_like(probs_BV).scatter(-1, order_BV, sorted_BV * (before_BV < sampling.top_p))
+            probs_BV = torch.zeros_like(probs_BV).scatter(
+                -1, order_BV, sorted_BV * (before_BV < sampling.top_p)
+            )
         below_BV = probs_BV.cumsum(-1, dtype=torch.float64)
         threshold_B = uniform_B.double() * below_BV[:, -1]
         token_B = torch.searchsorted(below_BV, threshold_B[:, None], right=True)[:, 0]

@@ -1,1 +1,1 @@
-"""What GRPO and SFT share: packed rows, attention that never crosses traces, log-probabilities, updates, checkpoints."""
+"""What GRPO and SFT share: packed rows, attention that never crosses traces, log-probabilities, updates."""

@@ -1,6 +1,7 @@
 """Attention over packed rows and over a decoding cache, through transformers' attention interface.
 
-Legend: T tokens of a packed row, S segments of a bucket, L longest of them, H query heads, D head size, B rows, K cached tokens.
+Legend: T tokens of a packed row, S segments of a bucket, L longest of them, H query heads, D head size, B rows,
+K cached tokens.
 
 Qwen2, Qwen3 and Llama call whatever function their config's `_attn_implementation` names and hand it the keyword
 arguments of `forward`. Ours gets `packed=` (training: each segment attends causally to itself alone) or `seen_BQK=`
@@ -44,12 +45,16 @@ def attend(
     if packed is None:
         assert seen_BQK is not None or query.shape[2] == key.shape[2], "keys of a cache need seen_BQK="
         mask = None if seen_BQK is None else seen_BQK[:, None]
-        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, **shared)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, **shared
+        )
         return out.transpose(1, 2).contiguous(), None
     assert query.shape[0] == 1, "a packed micro-batch is one row"
     parts_THD = []
     for bucket in packed:
-        q, k, v = (tensor[0].transpose(0, 1)[bucket.index_SL].transpose(1, 2) for tensor in (query, key, value))
+        q, k, v = (
+            tensor[0].transpose(0, 1)[bucket.index_SL].transpose(1, 2) for tensor in (query, key, value)
+        )
         out_SLHD = scaled_dot_product_attention(q, k, v, is_causal=True, **shared).transpose(1, 2)
         parts_THD.append(out_SLHD[bucket.real_SL])
     return torch.cat(parts_THD)[None], None

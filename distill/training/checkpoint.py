@@ -30,7 +30,9 @@ def save_checkpoint(folder: Path, step: int, fingerprint: str, state: dict[str, 
 
 def load_checkpoint(folder: Path, fingerprint: str) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint's step and state; None when there is none of this stage."""
-    found = sorted(folder.glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+    found = sorted(
+        folder.glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")), reverse=True
+    )
     for path in found:
         whole = torch.load(path, map_location="cpu", weights_only=True)
         if whole["fingerprint"] == fingerprint:

@@ -13,7 +13,7 @@ from distill.training.packing import PackedRow
 def token_logprobs(model: torch.nn.Module, row: PackedRow, temperature: float = 1.0) -> torch.Tensor:
     """log softmax(logits / temperature) of the N target tokens, in float32.
 
-    The temperature must be the one that sampled the tokens: else a policy's own samples are judged under another policy.
+    The temperature must be the one that sampled the tokens: else a policy's own samples are judged under another.
     Logits are made for the N trained positions only, all N at once: memory grows with N x V.
     """
     logits_NV = model(
@@ -23,4 +23,6 @@ def token_logprobs(model: torch.nn.Module, row: PackedRow, temperature: float = 
         logits_to_keep=row.trained_N,
         use_cache=False,
     ).logits[0]
-    return -torch.nn.functional.cross_entropy(logits_NV.float() / temperature, row.targets_N, reduction="none")
+    return -torch.nn.functional.cross_entropy(
+        logits_NV.float() / temperature, row.targets_N, reduction="none"
+    )

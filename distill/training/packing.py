@@ -17,6 +17,8 @@ from distill.chat import Example
 
 #: Examples are attended together when the longest of them is at most this much longer than the shortest.
 BUCKET_GROWTH = 1.25
+#: ... or has at most this many tokens more: short examples cost less in padding than in a call of their own.
+BUCKET_SLACK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
-def pack_row(examples: Sequence[Example], numbers: Sequence[int], device: torch.device | str = "cpu") -> PackedRow:
+def pack_row(
+    examples: Sequence[Example], numbers: Sequence[int], device: torch.device | str = "cpu"
+) -> PackedRow:
     """One row of the examples with these numbers, laid out by rising length."""
     order = sorted(numbers, key=lambda n: (len(examples[n].ids), n))
     ids: list[int] = []
@@ -99,11 +103,12 @@ def pack_row(examples: Sequence[Example], numbers: Sequence[int], device: torch.
 
 
 def _buckets(starts: list[int], lengths: list[int], device: torch.device | str) -> list[Bucket]:
-    """Consecutive segments, cut where the length has grown by more than BUCKET_GROWTH since the bucket began."""
+    """Consecutive segments, cut where the length has outgrown BUCKET_GROWTH and BUCKET_SLACK since the bucket began."""
     buckets = []
     first = 0
     for number in range(1, len(lengths) + 1):
-        if number < len(lengths) and lengths[number] <= max(lengths[first] * BUCKET_GROWTH, lengths[first] + 8):
+        limit = max(lengths[first] * BUCKET_GROWTH, lengths[first] + BUCKET_SLACK)
+        if number < len(lengths) and lengths[number] <= limit:
             continue
         start_S = torch.tensor(starts[first:number], device=device)
         length_S = torch.tensor(lengths[first:number], device=device)

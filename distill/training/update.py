@@ -18,7 +18,10 @@ from distill.recipe import Optimiser, Schedule
 
 
 def learning_rate_at(step: int, steps: int, peak: float, schedule: Schedule) -> float:
-    """The rate of update ``step`` (from 0) of ``steps``: linear warm-up to ``peak``, then constant or half a cosine down to ``peak * final``."""
+    """The rate of update ``step`` (from 0) of ``steps``.
+
+    Linear warm-up to ``peak``, then constant or half a cosine down to ``peak * final``.
+    """
     warmup = round(schedule.warmup * steps)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
@@ -45,11 +48,16 @@ class Updater:
         optimiser: Optimiser,
         steps: int,
     ) -> None:
-        self.accelerator = Accelerator(mixed_precision="bf16" if device.bf16 else "no", cpu=device.kind == "cpu")
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if device.bf16 else "no", cpu=device.kind == "cpu"
+        )
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         decayed = [parameter for parameter in trainable if parameter.ndim >= 2]
         plain = [parameter for parameter in trainable if parameter.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": optimiser.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": optimiser.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=optimiser.betas, fused=True)
         self.model, self.adamw = self.accelerator.prepare(model, adamw)
         self._peak, self._schedule, self._optimiser, self._steps = learning_rate, schedule, optimiser, steps
@@ -70,7 +78,10 @@ class Updater:
             group["lr"] = rate
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self._optimiser.max_grad_norm))
         if not math.isfinite(norm):
-            raise RunFailed(f"the gradient of update {self.done + 1} is not finite: lower the learning rate, or look at the data of that step")  # fmt: skip
+            raise RunFailed(
+                f"the gradient of update {self.done + 1} is not finite: lower the learning rate, "
+                "or look at the data of that step"
+            )
         self.adamw.step()
         self.adamw.zero_grad()
         self.done += 1
