@@ -15,7 +15,7 @@ from typing import Any
 from distill.errors import UserError
 from distill.inputs import Inputs, fingerprints
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.runs import RunFolder, hash_path
+from distill.runs import RunFolder, check_belongs, finished_stages, hash_path
 
 
 def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None) -> Path | None:
@@ -31,12 +31,16 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
     """
     stages = list(recipe.stages if chosen is None else chosen)
     prints = fingerprints(recipe)
-    if not (out / "recipe.yaml").is_file() or any(
-        not _is_done(recipe, out, stage, prints) for stage in stages
-    ):
-        Inputs(recipe).check(stages)
+    check_belongs(out, recipe)
+    done = {
+        name for name, marker in finished_stages(out).items() if marker["fingerprint"] == prints.get(name)
+    }
+    due = [stage for stage in stages if stage.name not in done]
+    inputs = Inputs(recipe)
+    _check_order(recipe, due, done)
+    inputs.check(due)
     with RunFolder.open(out, recipe) as run:
-        chain = Chain(recipe, run, prints)
+        chain = Chain(recipe, run, prints, inputs)
         for stage in stages:
             chain.do(stage)
         report = run.report_folder / "index.html"
@@ -45,9 +49,28 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
         )
 
 
-def _is_done(recipe: Recipe, out: Path, stage: Stage, prints: dict[str, str]) -> bool:
-    marker = RunFolder(out, recipe, -1).finished(stage.name)
-    return marker is not None and marker["fingerprint"] == prints[stage.name]
+def _check_order(recipe: Recipe, due: Sequence[Stage], done: set[str]) -> None:
+    """Chosen stages may stand on others that were never run: refuse, before anything is written.
+
+    A stage that is itself due counts as run for those after it.
+    """
+    ready = set(done)
+    for stage in due:
+        for name in _upstream(recipe, stage):
+            if name not in ready:
+                raise UserError(
+                    f"stages.{stage.name}",
+                    None,
+                    f"stands on stage `{name}`, which is not finished",
+                    f"run it first (--only {name}), or the whole recipe",
+                )
+        ready.add(stage.name)
+
+
+def _upstream(recipe: Recipe, stage: Stage) -> list[str]:
+    """The stages that make what this one reads."""
+    makers = [maker.name for name in Inputs.read_by(stage) if (maker := recipe.maker(name))]
+    return [*makers, stage.results] if isinstance(stage, CompareStage) else makers
 
 
 def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
@@ -72,9 +95,8 @@ def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
 class Chain:
     """The stages of one run, done one after another."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, prints: dict[str, str]) -> None:
-        self.recipe, self.run, self.prints = recipe, run, prints
-        self.inputs = Inputs(recipe)
+    def __init__(self, recipe: Recipe, run: RunFolder, prints: dict[str, str], inputs: Inputs) -> None:
+        self.recipe, self.run, self.prints, self.inputs = recipe, run, prints, inputs
 
     @cached_property
     def device(self) -> Any:
@@ -89,8 +111,9 @@ class Chain:
         marker = self.run.finished(stage.name)
         if marker and marker["fingerprint"] == self.prints[stage.name]:
             _say(f"{number}: finished")
+            if not self.run.in_manifest(stage.name):
+                self.run.write_manifest(**self.device.describe())
             return
-        self._need_inputs(stage)
         if marker:
             _say(f"{number}: its section or its inputs have changed, so it is done again")
         resumed = self.run.begin(stage.name, self.prints[stage.name], self._makes(stage))
@@ -99,26 +122,10 @@ class Chain:
             "sft": self._sft, "grpo": self._grpo, "sample": self._sample, "eval": self._eval, "compare": self._compare,
         }  # fmt: skip
         counts = work[stage.kind](stage)
-        inputs = {name: self.prints[name] for name in self._upstream(stage)}
+        inputs = {name: self.prints[name] for name in _upstream(self.recipe, stage)}
         outputs = {path.name: hash_path(path) for path in self._makes(stage) if path.exists()}
         self.run.finish(stage.name, counts, inputs, outputs)
         self.run.write_manifest(**self.device.describe())
-
-    def _upstream(self, stage: Stage) -> list[str]:
-        return [maker.name for name in self.inputs.read_by(stage) if (maker := self.recipe.maker(name))]
-
-    def _need_inputs(self, stage: Stage) -> None:
-        """A chosen stage may stand on others that were never run."""
-        upstream = [*self._upstream(stage), *([stage.results] if isinstance(stage, CompareStage) else [])]
-        for name in upstream:
-            marker = self.run.finished(name)
-            if marker is None or marker["fingerprint"] != self.prints[name]:
-                raise UserError(
-                    f"stages.{stage.name}",
-                    None,
-                    f"stands on stage `{name}`, which is not finished",
-                    f"run it first (--only {name}), or the whole recipe",
-                )
 
     def _makes(self, stage: Stage) -> list[Path]:
         """The folders that a stage writes outside its own."""
@@ -167,11 +174,15 @@ class Chain:
         from distill.student.sft import fine_tune
 
         traces = {name: self._traces(name) for name in stage.traces}
+        harvests = [
+            maker for name in stage.traces if isinstance(maker := self.recipe.maker(name), SampleStage)
+        ]
         loaded = self._load(stage.model, train=True)
         mixture = mix(
             traces,
             stage.traces,
             loaded.chat,
+            written_with=[models.tags_of(self.recipe.think(harvest.model)) for harvest in harvests],
             epochs=stage.epochs,
             max_length=stage.max_length,
             seed=self.recipe.seed,
@@ -256,32 +267,31 @@ class Chain:
     def _cost(self, model: str) -> dict[str, Any]:
         """Tokens generated and trained on the way from a model's base to it, alone and with its teachers' cost.
 
-        Trained tokens are those in the loss: responses, never prompts. What made the base is not counted.
+        Trained tokens are those in the loss: responses, never prompts. What made the base is not counted, and a stage
+        that serves several is counted once.
         """
-        own, teachers = self._tokens(model)
-        return {**own, "with_teacher": {key: own[key] + teachers[key] for key in own}}
+        own, teachers = self._ancestry(model)
+        return {**self._tokens(own), "with_teacher": self._tokens(own | teachers)}
 
-    def _tokens(self, model: str) -> tuple[dict[str, int], dict[str, int]]:
-        own = {"generated_tokens": 0, "trained_tokens": 0}
-        teachers = dict(own)
+    def _ancestry(self, model: str) -> tuple[set[str], set[str]]:
+        """The stages between a model's base and the model, and those that made the traces it learnt from."""
+        own: set[str] = set()
+        teachers: set[str] = set()
         maker = self.recipe.maker(model)
         while isinstance(maker, SftStage | GrpoStage) and self.recipe.role(maker.makes) != "base":
-            self._add(own, maker.name)
-            harvests = (
-                [self.recipe.maker(name) for name in maker.traces] if isinstance(maker, SftStage) else []
-            )
-            for harvest in harvests:
+            own.add(maker.name)
+            for name in maker.traces if isinstance(maker, SftStage) else ():
+                harvest = self.recipe.maker(name)
                 if isinstance(harvest, SampleStage):
-                    self._add(teachers, harvest.name)
-                    for spent in self._tokens(harvest.model):
-                        teachers = {key: teachers[key] + spent[key] for key in teachers}
+                    teachers |= {harvest.name}.union(*self._ancestry(harvest.model))
             maker = self.recipe.maker(maker.model)
         return own, teachers
 
-    def _add(self, tokens: dict[str, int], stage: str) -> None:
-        counts = (self.run.finished(stage) or {"counts": {}})["counts"]
-        for key in tokens:
-            tokens[key] += counts.get(key, 0)
+    def _tokens(self, stages: set[str]) -> dict[str, int]:
+        counts = [(self.run.finished(stage) or {"counts": {}})["counts"] for stage in stages]
+        return {
+            key: sum(count.get(key, 0) for count in counts) for key in ("generated_tokens", "trained_tokens")
+        }
 
 
 def _say(text: str) -> None:

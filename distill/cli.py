@@ -109,6 +109,10 @@ def _eval(options: argparse.Namespace) -> None:
         raise UserError(
             "distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help"
         )
+    if options.recipe and options.suite:
+        raise UserError(
+            "--suite", options.suite, "a recipe names its own suites", "--set stages.EXAM.suites=[...]"
+        )
     if options.model:
         recipe, out = _one_off(options)
     else:
@@ -132,7 +136,7 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
 
     if not options.suite:
         raise UserError("--suite", None, "is missing", "name at least one suite: --suite gsm8k")
-    models = {Path(model).name: model for model in options.model}
+    models = {_last_name(model): model for model in options.model}
     if len(models) < len(options.model):
         raise UserError(
             "--model",
@@ -148,6 +152,11 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
         override_key(raw, setting)
     recipe = parse_recipe(raw)
     return recipe, Path(options.out or Path("runs") / recipe.name)
+
+
+def _last_name(model: str) -> str:
+    """What a model is called in the results: the last part of its place, `.` and `..` resolved."""
+    return (Path(model).resolve() if Path(model).is_dir() else Path(model)).name
 
 
 def _compare(options: argparse.Namespace) -> None:

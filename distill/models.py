@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,12 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
         return build_tokenizer()
     place = source.tokenizer or source.path
     key = f"models.{name}.{'tokenizer' if source.tokenizer else 'path'}"
+    if (
+        place
+        and Path(place, "adapter_config.json").is_file()
+        and not Path(place, "tokenizer_config.json").is_file()
+    ):
+        place = _base_of_adapter(key, place)  # peft alone saves no tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
@@ -85,13 +93,35 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
 def build_folder(name: str, source: ModelSource, folder: Path, seed: int) -> None:
     """Build a random model of the given architecture and save it with its tokenizer as a transformers folder."""
     assert source.build is not None
-    tokenizer = load_tokenizer(name, source)
-    ChatFormat(
-        name, tokenizer, tags_of(source.think)
-    )  # refuses what cannot be trained before anything is written
+    tokenizer = _as_reloaded(name, source.build, load_tokenizer(name, source))
+    chat = ChatFormat(name, tokenizer, tags_of(source.think))  # refuses what cannot be trained
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(source.build, tokenizer))
-    save(LoadedModel(name, model, ChatFormat(name, tokenizer, tags_of(source.think))), folder)
+    save(LoadedModel(name, model, chat), folder)
+
+
+#: Words, digits, blanks, code, another script and an emoji: where ways of splitting a text differ.
+_PROBE = "Let 3.14159 x 12345678 = \\frac{1}{2}, don't I'LL.\n\n  def f(x):\n\treturn x**2  # \u5148\u52a0 \U0001f600"
+
+
+def _as_reloaded(name: str, build: Architecture, tokenizer: Any) -> Any:
+    """The tokenizer as transformers will load it beside a model of this architecture.
+
+    It picks the class by the architecture, and that class may split texts its own way or add a token.
+
+    Raises:
+        UserError: the same text would get other ids.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _config(build, tokenizer).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        reloaded = AutoTokenizer.from_pretrained(folder)
+    probe = _PROBE + (tokenizer.eos_token or "")
+    if reloaded.encode(probe, add_special_tokens=False) != tokenizer.encode(probe, add_special_tokens=False):
+        reason = f"beside a {build.architecture} model, transformers reads texts into other tokens with it"
+        remedy = "choose the architecture that the tokenizer belongs to, or `architecture: llama`"
+        raise UserError(f"models.{name}.tokenizer", None, reason, remedy)
+    return reloaded
 
 
 def _config(build: Architecture, tokenizer: Any) -> Any:
@@ -134,7 +164,8 @@ def load(
     """
     key = f"models.{name}.path"
     given = source if source.path else source.model_copy(update={"tokenizer": str(place)})
-    config = _load_config(key, place)
+    base = _base_of_adapter(key, place)
+    config = _load_config(key, base or place)
     tokenizer = load_tokenizer(name, given)
     _check_vocabulary(name, config, tokenizer)
     _change_context(config, source)
@@ -146,25 +177,20 @@ def load(
             "use a model with full attention",
         )
     dtype = torch.float32 if train else device.compute_dtype
-    adapter = Path(place, "adapter_config.json").is_file()
     try:
-        if adapter:
-            from peft import AutoPeftModelForCausalLM
+        model, told = AutoModelForCausalLM.from_pretrained(
+            base or place,
+            config=config,
+            dtype=dtype,
+            attn_implementation=distill.training.attention.NAME,
+            output_loading_info=True,
+        )
+        if told["missing_keys"]:  # transformers would fill these with random numbers
+            raise ValueError(f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first")
+        if base:
+            from peft import PeftModel
 
-            model = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype).merge_and_unload()
-            model.set_attn_implementation(distill.training.attention.NAME)
-        else:
-            model, told = AutoModelForCausalLM.from_pretrained(
-                place,
-                config=config,
-                dtype=dtype,
-                attn_implementation=distill.training.attention.NAME,
-                output_loading_info=True,
-            )
-            if told["missing_keys"]:  # transformers would fill these with random numbers
-                raise ValueError(
-                    f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first"
-                )
+            model = PeftModel.from_pretrained(model, place).merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             key,
@@ -176,6 +202,21 @@ def load(
     stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
     chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
     return LoadedModel(name, model.to(device.kind), chat)
+
+
+def _base_of_adapter(key: str, place: str | Path) -> str | None:
+    """The model that a PEFT folder adapts, as the folder names it; None for a folder with weights of its own."""
+    file = Path(place, "adapter_config.json")
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError):
+        base = None
+    if not base:
+        remedy = "write base_model_name_or_path into its adapter_config.json, or merge it"
+        raise UserError(key, str(place), "is an adapter that does not say of which model", remedy)
+    return str(base)
 
 
 def _change_context(config: Any, source: ModelSource) -> None:
@@ -193,7 +234,11 @@ def check_source(name: str, source: ModelSource) -> None:
     """
     tokenizer = load_tokenizer(name, source)
     if source.path is not None:
-        _check_vocabulary(name, _load_config(f"models.{name}.path", source.path), tokenizer)
+        key = f"models.{name}.path"
+        config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
+        _check_vocabulary(name, config, tokenizer)
+    if source.build is not None:
+        tokenizer = _as_reloaded(name, source.build, tokenizer)
     ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill)
 
 
@@ -236,19 +281,29 @@ def with_lora(loaded: LoadedModel, lora: Lora | None, seed: int) -> LoadedModel:
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:
-    """Save as an ordinary transformers folder, adapters merged; the folder appears whole or not at all."""
+    """Save as an ordinary transformers folder, adapters merged; the folder appears whole or not at all.
+
+    Raises:
+        OSError: the disk is full, ...; a folder that was there before still is.
+    """
     model = loaded.model
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     waiting = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(waiting, ignore_errors=True)
-    waiting.mkdir(parents=True)
     model.generation_config.eos_token_id = sorted(loaded.chat.stop_ids)
     model.generation_config.pad_token_id = loaded.chat.tokenizer.pad_token_id
-    model.save_pretrained(waiting)
-    loaded.chat.tokenizer.save_pretrained(waiting)
-    shutil.rmtree(folder, ignore_errors=True)
-    waiting.replace(folder)
+    try:
+        waiting.mkdir(parents=True)
+        model.save_pretrained(waiting)
+        loaded.chat.tokenizer.save_pretrained(waiting)
+        shutil.rmtree(folder, ignore_errors=True)
+        waiting.replace(folder)
+    except SafetensorError as error:  # it hides the system's error in its text
+        full = "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, f"{folder}: {error}") from error
+    finally:
+        shutil.rmtree(waiting, ignore_errors=True)  # half a model would keep a full disk full
 
 
 def _first_line(error: BaseException) -> str:

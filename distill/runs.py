@@ -88,14 +88,13 @@ class RunFolder:
         Raises:
             UserError: the folder is another recipe's run, no run at all, or in use by another process.
         """
-        _check_belongs(path, recipe)
+        check_belongs(path, recipe)
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _take_lock(path)
         except PermissionError as error:
-            raise UserError(
-                "--out", str(path), f"cannot be written: {error}", "give another folder"
-            ) from error
+            reason = f"cannot be written: {error}"
+            raise UserError("--out", str(path), reason, "give another folder") from error
         run = cls(path, recipe, lock)
         run._renumber_stages()
         write_text_atomic(path / "recipe.yaml", recipe.to_yaml())
@@ -216,6 +215,11 @@ class RunFolder:
         }
         write_json_atomic(self.path / "manifest.json", manifest)
 
+    def in_manifest(self, stage: str) -> bool:
+        """Whether the manifest tells of the stage as last finished: a kill can come between the two files."""
+        known = (_read_json(self.path / "manifest.json") or {"stages": {}})["stages"].get(stage, {})
+        return (self.finished(stage) or {}).items() <= known.items()
+
     def _renumber_stages(self) -> None:
         """A stage put in before others moves them on: their folders, and the work in them, move along."""
         for found in sorted((self.path / "stages").glob("[0-9][0-9]*-*")):
@@ -234,8 +238,20 @@ class _Clock(NamedTuple):
         return self.earlier_seconds + time.monotonic() - self.started
 
 
-def _check_belongs(path: Path, recipe: Recipe) -> None:
-    """Refuse a folder that is not this recipe's, before anything is written."""
+def finished_stages(path: Path) -> dict[str, dict[str, Any]]:
+    """The markers in a run folder by stage name, whatever number the stage's folder has; reads only."""
+    markers = (path / "stages").glob("[0-9][0-9]*-*/finished.json")
+    return {
+        file.parent.name.partition("-")[2]: json.loads(file.read_text(encoding="utf-8")) for file in markers
+    }
+
+
+def check_belongs(path: Path, recipe: Recipe) -> None:
+    """Refuse a folder that is not this recipe's, before anything is written.
+
+    Raises:
+        UserError: it holds another recipe's run, or something that is no run.
+    """
     remedy = "give a new or empty folder with --out"
     if path.exists() and not path.is_dir():
         raise UserError("--out", str(path), "is a file", remedy)

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+# The models of the tests are too small to gain from a second thread, and threads that wait for each other on a
+# shared machine make them many times slower. Before torch is imported, and for the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from distill.chat import ChatFormat, Example, tags_in
+from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtTags, tags_in
 from distill.errors import RunFailed
 from distill.records import FinishReason, Trace
 
@@ -29,15 +29,18 @@ def mix(
     epochs: float,
     max_length: int,
     seed: int,
+    written_with: Sequence[ThoughtTags] = (),
 ) -> Mixture:
     """Examples of all trace sets and their order over the run.
 
-    Left out and counted: truncated traces (a model fine-tuned on them learns never to stop) and those longer than
-    ``max_length`` tokens.
+    Left out and counted: truncated traces (a model fine-tuned on them learns never to stop), those longer than
+    ``max_length`` tokens, and, for a model whose prompt already opens the thought, those that do not open one: it is
+    never asked without.
 
     Args:
         weights: how often an epoch sees each trace of a set: 1 once, 2 twice, 0.5 a random half (another each epoch).
         epochs: whole or broken; the last, broken epoch sees the first part of its shuffled order.
+        written_with: the teachers' thought tags, besides those of the known families.
 
     Raises:
         RunFailed: nothing usable is left.
@@ -45,13 +48,19 @@ def mix(
     examples: list[Example] = []
     members: dict[str, list[int]] = {}
     left_out: Counter[str] = Counter()
+    families = (chat.tags, *written_with, *KNOWN_TAGS)
     for name, rows in traces.items():
         members[name] = []
         for trace in rows:
             if trace.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT, FinishReason.ERROR):
                 left_out["truncated"] += 1
                 continue
-            example = chat.example(trace.problem, trace.completion, tags_in(trace.completion))
+            tags = tags_in(trace.completion, families)
+            completion = trace.completion.lstrip() if chat.prefill else trace.completion
+            if chat.prefill and not (tags and completion.startswith(tags.open)):
+                left_out["without the opening tag that the model's prompt ends with"] += 1
+                continue
+            example = chat.example(trace.problem, completion, tags)
             if len(example.ids) > max_length:
                 left_out[f"longer than max_length={max_length}"] += 1
                 continue
@@ -71,6 +80,8 @@ def mix(
         rng.shuffle(seen)
         order.extend(seen[: max(1, round(len(seen) * min(1.0, remaining)))])
         remaining -= 1
+    if not order:
+        raise RunFailed(f"the weights {dict(weights)} leave none of {len(examples)} traces")
     return Mixture(examples, order, dict(left_out))
 
 

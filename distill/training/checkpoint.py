@@ -7,6 +7,7 @@ fingerprint of its stage, so that a foreign one is named and never loaded.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +38,5 @@ def load_checkpoint(folder: Path, fingerprint: str) -> tuple[int, dict[str, Any]
         whole = torch.load(path, map_location="cpu", weights_only=True)
         if whole["fingerprint"] == fingerprint:
             return whole["step"], whole["state"]
+        print(f"{path}: belongs to other work, so it is not loaded", file=sys.stderr)
     return None
