@@ -97,6 +97,7 @@ class Chain:
 
     def __init__(self, recipe: Recipe, run: RunFolder, prints: dict[str, str], inputs: Inputs) -> None:
         self.recipe, self.run, self.prints, self.inputs = recipe, run, prints, inputs
+        self._built: set[str] = set()
 
     @cached_property
     def device(self) -> Any:
@@ -158,7 +159,9 @@ class Chain:
         from distill import models
 
         folder = self.run.model_folder(name)
-        models.build_folder(name, source, folder, self.recipe.seed)
+        if name not in self._built:  # what an earlier attempt left may be another architecture's
+            models.build_folder(name, source, folder, self.recipe.seed)
+            self._built.add(name)
         return folder
 
     def _engine(self, loaded: Any, max_rows: int) -> Any:

@@ -51,7 +51,7 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
     if source.tokenizer == "world":
         from distill.world_tokenizer import build_tokenizer
 
-        return build_tokenizer()
+        return _with_template(name, source, build_tokenizer())
     place = source.tokenizer or source.path
     key = f"models.{name}.{'tokenizer' if source.tokenizer else 'path'}"
     if (
@@ -77,6 +77,10 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
             "no tokenizer can be loaded from it (there is no vocabulary)",
             "give a folder or hub name that holds tokenizer.json",
         )
+    return _with_template(name, source, tokenizer)
+
+
+def _with_template(name: str, source: ModelSource, tokenizer: Any) -> Any:
     if source.chat_template:
         try:
             tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")

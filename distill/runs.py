@@ -154,9 +154,8 @@ class RunFolder:
                     shutil.rmtree(old)
                 else:
                     old.unlink(missing_ok=True)
-        self._clocks[stage] = _Clock(
-            fingerprint, found["seconds"] if found and resumes else 0.0, time.monotonic()
-        )
+        earlier = found["seconds"] if found and resumes else 0.0
+        self._clocks[stage] = _Clock(fingerprint, earlier, time.monotonic())
         self.tick(stage)
         return resumes
 
@@ -217,8 +216,8 @@ class RunFolder:
 
     def in_manifest(self, stage: str) -> bool:
         """Whether the manifest tells of the stage as last finished: a kill can come between the two files."""
-        known = (_read_json(self.path / "manifest.json") or {"stages": {}})["stages"].get(stage, {})
-        return (self.finished(stage) or {}).items() <= known.items()
+        told = (_read_json(self.path / "manifest.json") or {}).get("stages", {}).get(stage, {})
+        return bool(told == {"kind": self.recipe.stage(stage).kind, **(self.finished(stage) or {})})
 
     def _renumber_stages(self) -> None:
         """A stage put in before others moves them on: their folders, and the work in them, move along."""
@@ -285,10 +284,9 @@ def _take_lock(path: Path) -> int:
     except (BlockingIOError, PermissionError):  # POSIX leaves open which of the two says "taken"
         owner = os.read(handle, 32).decode(errors="replace") or "unknown"
         os.close(handle)
+        reason = f"another process works in this run folder (pid {owner})"
         remedy = "wait for it, end it, or give another folder with --out"
-        raise UserError(
-            "--out", str(path), f"another process works in this run folder (pid {owner})", remedy
-        ) from None
+        raise UserError("--out", str(path), reason, remedy) from None
     os.ftruncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
     return handle

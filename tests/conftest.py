@@ -30,7 +30,17 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def naive() -> ModuleType:
     """The slow obvious twins of `naive.py`."""
-    spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
+    return _module_beside("naive")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe_module() -> ModuleType:
+    """The recipe of `tiny_recipe.py` and what changes it."""
+    return _module_beside("tiny_recipe")
+
+
+def _module_beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

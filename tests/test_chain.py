@@ -10,6 +10,7 @@ import functools
 import importlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,15 +29,6 @@ from distill.runs import MetricsLog, RunFolder, finished_stages
 from distill.shards import read_parquet
 
 STAGES = ["warm", "zero", "harvest", "distil", "exam", "report"]
-
-
-@pytest.fixture(scope="session")
-def tiny_recipe_module() -> Any:
-    spec = importlib.util.spec_from_file_location("tiny_recipe", Path(__file__).with_name("tiny_recipe.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -70,8 +62,6 @@ def undisturbed(tiny_recipe_module: Any, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def finished(undisturbed: Path, tmp_path: Path) -> Path:
     """A finished run to play with."""
-    import shutil
-
     return shutil.copytree(undisturbed, tmp_path / "run")
 
 

@@ -247,7 +247,7 @@ def test_long_hostile_texts_take_no_time(piece, kind):
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["humaneval", "mbpp_sanitized"])
+@pytest.mark.parametrize("name", ["humaneval", pytest.param("mbpp_sanitized", marks=pytest.mark.slow)])
 def test_reference_solutions_of_code_suites_are_correct(name):
     responses = []
     for row in rows(f"code/{name}.jsonl"):
