@@ -1,8 +1,8 @@
 """The built-in world: two families of problems with exact answers, a tokenizer, and traces with known flaws.
 
-* chains: multi-step arithmetic. `17; a: +5; b: -8` is thought as `a: 17+5=22; b: 22-8=14;` and answered `\\boxed{14}`.
-* functions: a small Python function from a description. `x; a: double; b: add 3` is thought as `a: x*2; b: a+3;` and
-  answered with the program, which unit tests then run.
+* chains: multi-step arithmetic. `17; a: +5; b: -3` is thought as `a: 17+5=22; b: 22-3=19;` and answered `\\boxed{19}`.
+* functions: a small Python function from a description. `x; a: double; b: add 3` is thought as
+  `a: double = x*2; b: add 3 = a+3;` and answered with the program, which unit tests then run.
 
 Train and test are disjoint by a hash of the problem's text. The traces of `make_traces` are unreliable on purpose
 (wrong steps, which the answer then follows, and missing tags): fine-tuned on them, a model knows the task but cannot be
@@ -20,16 +20,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill.chat import ThoughtTags
+from distill.errors import UserError
 from distill.recipe import Family, WorldProblems, WorldTraces
 from distill.records import Problem, Trace, Verdict, row_id
 
 TAGS = ThoughtTags()
 Split = Literal["train", "test"]
+_MISSES_IN_A_ROW = 5000  # by then more than 99 of 100 problems have been drawn
 _TEST_SHARE = 10  # one problem in ten belongs to the test split
 
 # ---------------------------------------------------------------------------------------------- chains
 
-_NAMES = "abcd"
+_NAMES = "abc"
 _SMALLEST, _LARGEST = 10, 29
 
 
@@ -37,8 +39,8 @@ def _chain(rng: random.Random) -> tuple[str, list[tuple[int, str, int]]]:
     """A problem text and its steps (value so far, operator, operand); every value stays two digits long."""
     value = rng.randint(_SMALLEST, _LARGEST)
     text, steps = str(value), []
-    for name in _NAMES[: rng.randint(3, 4)]:
-        operand = rng.randint(1, 9)
+    for name in _NAMES[: rng.randint(2, 3)]:
+        operand = rng.randint(1, 5)
         fits = [
             op for op, new in (("+", value + operand), ("-", value - operand)) if _SMALLEST <= new <= _LARGEST
         ]
@@ -52,14 +54,12 @@ def _chain(rng: random.Random) -> tuple[str, list[tuple[int, str, int]]]:
 def _chain_trace(
     steps: list[tuple[int, str, int]], rng: random.Random, wrong_steps: float
 ) -> tuple[str, str]:
-    """Thought and answer; a wrong step is off by a little, and what follows builds on it."""
+    """Thought and answer; a wrong step has any other result, and what follows builds on it."""
     value, thought = steps[0][0], []
     for name, (_, op, operand) in zip(_NAMES, steps, strict=False):
         result = value + operand if op == "+" else value - operand
         if rng.random() < wrong_steps:
-            slips = [result + slip for slip in (-10, -2, -1, 1, 2, 10)]
-            # Earlier slips may have led so far out that none comes back into range at once.
-            result = rng.choice([slip for slip in slips if _SMALLEST <= slip <= _LARGEST] or [result - 10])
+            result = rng.choice([other for other in range(_SMALLEST, _LARGEST + 1) if other != result])
         thought.append(f"{name}: {value}{op}{operand}={result};")
         value = result
     return " ".join(thought), f"\\boxed{{{value}}}"
@@ -105,9 +105,14 @@ def _clause(rng: random.Random) -> Clause:
 
 def _function(rng: random.Random) -> tuple[str, list[Clause]]:
     """A description and its clauses."""
-    clauses = [_clause(rng) for _ in range(rng.randint(2, 3))]
+    clauses = [_clause(rng) for _ in _NAMES]
     named = zip(_NAMES, clauses, strict=False)
-    return "; ".join(["x", *(f"{name}: {op.words.replace('K', str(k))}" for name, (op, k) in named)]), clauses
+    return "; ".join(["x", *(f"{name}: {_words(clause)}" for name, clause in named)]), clauses
+
+
+def _words(clause: Clause) -> str:
+    op, k = clause
+    return op.words.replace("K", str(k))
 
 
 def _result(clauses: list[Clause], x: int) -> int:
@@ -129,10 +134,10 @@ def _function_trace(clauses: list[Clause], rng: random.Random, wrong_steps: floa
         if rng.random() < wrong_steps:
             while shown == _expression(clause, value):
                 shown = _expression(_clause(rng), value)
-        steps.append((name, shown))
+        steps.append((name, _words(clause), shown))
         value = name
-    thought = " ".join(f"{name}: {shown};" for name, shown in steps)
-    body = "".join(f"\t{name} = {shown}\n" for name, shown in steps)
+    thought = " ".join(f"{name}: {words} = {shown};" for name, words, shown in steps)
+    body = "".join(f"\t{name} = {shown}\n" for name, _, shown in steps)
     return thought, f"```python\ndef f(x):\n{body}\treturn {value}\n```"
 
 
@@ -156,17 +161,24 @@ class _Drawn:
 
 
 def _draw(family: Family, split: Split, seed: int) -> Iterator[_Drawn]:
-    """Endless distinct problems of one family and split; the seed decides which."""
+    """Distinct problems of one family and split; the seed decides which.
+
+    Raises:
+        UserError: (nearly) all that there are have been drawn.
+    """
     rng = random.Random(f"{family}/{split}/{seed}")
     seen: set[str] = set()
-    while True:
+    misses = 0
+    while misses < _MISSES_IN_A_ROW:
         if family == "chains":
             text, steps = _chain(rng)
         else:
             text, clauses = _function(rng)
         if text in seen or _split_of(text) != split:
+            misses += 1
             continue
         seen.add(text)
+        misses = 0
         source = f"world-{family}"
         shared = {"id": row_id(source, text), "problem": text, "source": source, "tags": {"family": family}}
         if family == "chains":
@@ -177,6 +189,12 @@ def _draw(family: Family, split: Split, seed: int) -> Iterator[_Drawn]:
         else:
             problem = Problem(kind="code", tests=_tests(clauses), **shared)
             yield _Drawn(problem, lambda r, wrong, clauses=clauses: _function_trace(clauses, r, wrong))
+    raise UserError(
+        "world.count",
+        None,
+        f"the {split} split of {family} has only about {len(seen)} problems",
+        "ask for fewer",
+    )
 
 
 def make_problems(world: WorldProblems, seed: int) -> list[Problem]:

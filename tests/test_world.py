@@ -10,6 +10,7 @@ import re
 import pytest
 
 from distill.chat import is_well_formed, split_thought
+from distill.errors import UserError
 from distill.recipe import WorldProblems, WorldTraces
 from distill.records import FinishReason, Problem, Trace, Verdict
 from distill.verify import Response, check_many
@@ -153,7 +154,7 @@ def test_wrong_programs_run_and_mostly_fail() -> None:
     for trace in traces:
         program = re.search(r"```python\n(.*)```", trace.completion, re.DOTALL).group(1)  # type: ignore[union-attr]
         body = ast.parse(program).body[0].body[:-1]  # type: ignore[attr-defined]
-        steps = re.findall(r"([a-d])[:=] ?([^;]+);", thought_of(trace))
+        steps = re.findall(r"([a-d]): [^;=]+ = ([^;]+);", thought_of(trace))
         assert [ast.unparse(line) for line in body] == [ast.unparse(ast.parse(f"{a}={b}")) for a, b in steps]
 
 
@@ -192,3 +193,8 @@ def test_the_tokenizer_is_the_same_each_time_and_knows_the_second_script() -> No
     assert first.tokenize("1234") == list("1234"), "digits stand alone"
     for tag in (TAGS.open, TAGS.close, first.eos_token):
         assert len(first.encode(tag, add_special_tokens=False)) == 1
+
+
+def test_more_problems_than_there_are_is_an_error_and_no_endless_loop() -> None:
+    with pytest.raises(UserError, match="has only about"):
+        make_problems(WorldProblems(families=["chains"], split="test", count=100_000), seed=0)
