@@ -104,7 +104,9 @@ class Chain:
         """Found when the first stage needs it: finding it loads torch."""
         from distill.device import find_device
 
-        return find_device()
+        builds = [model.build for model in self.recipe.models.values()]
+        widths = [build.hidden for build in builds if build is not None]
+        return find_device(max(widths) if widths and len(widths) == len(builds) else None)
 
     def do(self, stage: Stage) -> None:
         """Run one stage unless it is finished, and mark it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from distill.device import Device
 from distill.errors import RunFailed
@@ -48,6 +49,8 @@ class Updater:
         optimiser: Optimiser,
         steps: int,
     ) -> None:
+        # accelerate keeps the precision once per process and refuses a second one; each run of updates has its own.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="bf16" if device.bf16 else "no", cpu=device.kind == "cpu"
         )
