@@ -59,8 +59,8 @@ class Inputs:
     def check(self, stages: Sequence[Stage]) -> None:
         """Load every input of these stages that is small, and look at the rest, before anything is written.
 
-        Problem sets and suites are read whole, tokenizers loaded with their EOS and chat template, trace files found.
-        Weights and trace rows are first read by their stages.
+        Problem sets, suites and the world's traces are read whole, tokenizers loaded with their EOS and chat template,
+        trace files found. Weights and rows of trace files are first read by their stages.
 
         Raises:
             UserError: something is missing or unusable.
@@ -73,9 +73,17 @@ class Inputs:
                     self.suite_problems(name)
             for name in self.read_by(stage):
                 if name in self.recipe.traces:
-                    _check_trace_file(f"traces.{name}.path", self.recipe.traces[name].path)
+                    self._check_traces(name)
                 elif name in self.recipe.models:
                     self._check_model(name)
+
+    def _check_traces(self, name: str) -> None:
+        from distill.world import make_traces
+
+        source = self.recipe.traces[name]
+        _check_trace_file(f"traces.{name}.path", source.path)
+        if source.world is not None:
+            make_traces(source.world, self.recipe.seed)  # that the world has so many
 
     def _check_model(self, name: str) -> None:
         from distill.models import check_source

@@ -256,6 +256,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "wrong type": (["stages.zero.steps=many"], "stages.zero.steps"),
     "missing problem file": (["problems.practice={path: none.jsonl}"], "no such file"),
     "missing trace file": (["traces.rough={path: none.jsonl}"], "no such file"),
+    "too many traces": (["traces.rough.world.count=20000"], "has only about"),
     "missing suite file": (["suites.chains={path: none.jsonl}"], "no such file"),
     "missing model": (["models.blank={path: ./none}"], "models.blank.path"),
     "missing template": (["models.blank.chat_template=none.jinja"], "models.blank.chat_template"),

@@ -168,7 +168,7 @@ def test_headline_asks_first_whether_distilling_beats_rl_alone(finished: tuple[P
 def test_the_stand_in_for_pretraining_is_labelled_and_the_protocol_printed(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:
-    flaws = "0.12 of steps wrong, 0.3 without tags"
+    flaws = "unreliable: 0.12 of steps wrong, 0.3 without tags"
     label = f"SFT on deliberately unreliable traces ({flaws}), standing in for pre-training"
     for text in (
         read_page(finished[0]).text,

@@ -162,13 +162,14 @@ def how_made(recipe: Recipe, model: str) -> str:
     if isinstance(stage, GrpoStage):
         return f"GRPO on {stage.problems}, {stage.steps:,} steps, from {stage.model}"
     if isinstance(stage, SftStage):
-        worlds = [recipe.traces[name].world for name in stage.traces if name in recipe.traces]
-        flaws = [world for world in worlds if world and (world.wrong_steps or world.missing_tags)]
+        worlds = {name: recipe.traces[name].world for name in stage.traces if name in recipe.traces}
+        flaws = [
+            f"{name}: {world.wrong_steps:g} of steps wrong, {world.missing_tags:g} without tags"
+            for name, world in worlds.items()
+            if world and (world.wrong_steps or world.missing_tags)
+        ]
         if flaws:
-            shares = ", ".join(
-                f"{world.wrong_steps:g} of steps wrong, {world.missing_tags:g} without tags"
-                for world in flaws
-            )
+            shares = "; ".join(flaws)
             return f"SFT on deliberately unreliable traces ({shares}), standing in for pre-training"
         return f"SFT on {', '.join(stage.traces)}, {stage.epochs:g} epochs, from {stage.model}"
     source = recipe.models.get(model)
