@@ -102,11 +102,10 @@ class Chain:
     @cached_property
     def device(self) -> Any:
         """Found when the first stage needs it: finding it loads torch."""
+        from distill import models
         from distill.device import find_device
 
-        builds = [model.build for model in self.recipe.models.values()]
-        widths = [build.hidden for build in builds if build is not None]
-        return find_device(max(widths) if widths and len(widths) == len(builds) else None)
+        return find_device(max(models.width(name, source) for name, source in self.recipe.models.items()))
 
     def do(self, stage: Stage) -> None:
         """Run one stage unless it is finished, and mark it."""

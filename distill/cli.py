@@ -217,8 +217,9 @@ def _ask(options: argparse.Namespace) -> None:
     from distill.generate.local import LocalEngine
     from distill.recipe import ModelSource, Sampling
 
-    device = find_device()
-    loaded = models.load(Path(options.model).name, options.model, ModelSource(path=options.model), device)
+    name, source = Path(options.model).name, ModelSource(path=options.model)
+    device = find_device(models.width(name, source))
+    loaded = models.load(name, options.model, source, device)
     prompt = loaded.chat.prompt(options.question)
     sampling = Sampling(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)
     request = Request("question", 0, prompt.ids, prompt.prefill, options.seed)

@@ -34,16 +34,16 @@ class Device:
         return {"device": self.name, "precision": "bf16" if self.bf16 else "float32"}
 
 
-def find_device(width: int | None = None) -> Device:
+def find_device(width: int) -> Device:
     """CUDA when there is one, else the CPU.
 
     Args:
-        width: hidden size of the widest model that will run; None where it is not known, which counts as wide.
+        width: hidden size of the widest model that will run.
     """
     if torch.cuda.is_available():
         return Device(
             torch.cuda.get_device_name(), "cuda", torch.cuda.is_bf16_supported(including_emulation=False)
         )
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    bf16 = native and (width is None or width >= NARROWEST_BF16_ON_CPU)
+    bf16 = native and width >= NARROWEST_BF16_ON_CPU
     return Device(f"cpu, {torch.get_num_threads()} threads", "cpu", bf16)

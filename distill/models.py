@@ -268,6 +268,20 @@ def _load_config(key: str, place: str | Path) -> Any:
         ) from None
 
 
+def width(name: str, source: ModelSource) -> int:
+    """The hidden size of a model that is there or will be built.
+
+    Raises:
+        UserError: no config is at its place.
+    """
+    if source.build is not None:
+        return source.build.hidden
+    assert source.path is not None
+    key = f"models.{name}.path"
+    config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
+    return int(config.get_text_config().hidden_size)
+
+
 def with_lora(loaded: LoadedModel, lora: Lora | None, seed: int) -> LoadedModel:
     """The model with fresh low-rank adapters as its only trainable weights (None: the default adapters)."""
     lora = lora or Lora()

@@ -108,6 +108,21 @@ class Trace(_Row):
     kept: bool = True
     reason: str = ""
 
+    @classmethod
+    def of(cls, problem: Problem, sample_index: int, **about_the_completion: Any) -> Trace:
+        """A trace of this problem: its columns are the problem's, the others are given; its id names both."""
+        return cls(
+            id=f"{problem.id}#{sample_index}",
+            problem_id=problem.id,
+            kind=problem.kind,
+            problem=problem.problem,
+            reference=problem.reference,
+            tests=problem.tests,
+            source=problem.source,
+            sample_index=sample_index,
+            **about_the_completion,
+        )
+
 
 def row_id(source: str, text: str) -> str:
     """The id of a row that brings none: its source and the first 16 hex digits of the SHA-256 of its text."""

@@ -87,24 +87,17 @@ def read_foreign(
             reader.refuse("kind", row_kind, "is no kind of problem", f"known: {', '.join(get_args(Kind))}")
         # Read as `open`, a problem may lack its reference; only a choice's text cannot do without its other columns.
         problem = reader.problem(source_name, row_kind if to_verify or row_kind == "choice" else "open")
-        problem_id = row_id(
-            source_name, problem.problem
-        )  # a row's own id would be the sample's, not the problem's
-        samples[problem_id] += 1
-        index = samples[problem_id] - 1
-        yield Trace(
-            id=f"{problem_id}#{index}",
-            problem_id=problem_id,
-            kind=row_kind,
-            problem=_text(reader, "problem", problem.problem),
-            reference=problem.reference,
-            tests=problem.tests,
-            source=source_name,
+        # A row's own id would be the sample's, not the problem's.
+        told = {"id": row_id(source_name, problem.problem), "kind": row_kind}
+        problem = problem.model_copy(update=told | {"problem": _text(reader, "problem", problem.problem)})
+        samples[problem.id] += 1
+        yield Trace.of(
+            problem,
+            samples[problem.id] - 1,
             completion=_text(reader, "response", reader.value("response")),
             tokens=_tokens(reader),
             finish_reason=_finish_reason(reader),
             teacher=str(reader.value("teacher") or source_name),
-            sample_index=index,
         )
 
 

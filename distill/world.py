@@ -220,16 +220,10 @@ def make_traces(world: WorldTraces, seed: int) -> list[Trace]:
         thought, answer = item.trace(rng, world.wrong_steps)
         tagged = rng.random() >= world.missing_tags
         completion = f"{TAGS.open}{thought}{TAGS.close}{answer}" if tagged else f"{thought}{answer}"
-        problem = item.problem
         traces.append(
-            Trace(
-                id=f"{problem.id}#0",
-                problem_id=problem.id,
-                kind=problem.kind,
-                problem=problem.problem,
-                reference=problem.reference,
-                tests=problem.tests,
-                source=problem.source,
+            Trace.of(
+                item.problem,
+                0,
                 completion=completion,
                 tokens=0,
                 finish_reason=None,

@@ -104,22 +104,15 @@ def _make_rows(
     for request, completion, response, judgement in zip(
         requests, completions, responses, judgements, strict=True
     ):
-        problem = response.problem
         engine_failed = completion.finish_reason is FinishReason.ERROR  # which says nothing of the teacher
-        trace = Trace(
-            id=f"{problem.id}#{request.sample_index}",
-            problem_id=problem.id,
-            kind=problem.kind,
-            problem=problem.problem,
-            reference=problem.reference,
-            tests=problem.tests,
-            source=problem.source,
+        trace = Trace.of(
+            response.problem,
+            request.sample_index,
             completion=response.text,
             tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
             policy_version=completion.policy_version,
             seed=request.seed,
-            sample_index=request.sample_index,
             verdict=Verdict.ERROR if engine_failed else judgement.verdict,
             extracted=judgement.extracted,
             measures=measure(response.text, chat.tags),
