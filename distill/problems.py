@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 from distill.errors import UserError
 from distill.recipe import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
-from distill.verify.mathematics import last_boxed
+from distill.verify.marks import last_boxed
 from distill.world import make_problems
 
 Row = dict[str, Any]

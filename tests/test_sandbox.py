@@ -1,5 +1,6 @@
-"""The sandbox: what a program may not do, what it may, and that nothing outlives us. Simple attacks only."""
+"""The sandbox: what tests may ask of a program, a table of attacks on it, and that nothing outlives us."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from distill.errors import UserError
-from distill.verify import sandbox as client
 from distill.verify.programs import job_of
-from distill.verify.sandbox import Sandbox, SandboxDied, sandbox
+from distill.verify.sandbox import Sandbox, SandboxDied, client, sandbox
 
 RIGHT = "def f(x):\n    y = x * 2\n    return y + 1"
 TESTS = {
@@ -29,8 +29,8 @@ def box(request):
 
 
 def run(box: Sandbox, program: str, **tests: object) -> tuple[str, str]:
-    told = box.submit(job_of(program, TESTS | tests)).result()
-    return told["verdict"], told["reason"]
+    told = box.submit(job_of(program, TESTS | tests)).result(timeout=60)
+    return told.verdict, told.reason
 
 
 def run_stdio(box: Sandbox, program: str, *cases: tuple[str, str]) -> tuple[str, str]:
@@ -39,8 +39,8 @@ def run_stdio(box: Sandbox, program: str, *cases: tuple[str, str]) -> tuple[str,
         "cases": [{"input": given, "output": want} for given, want in cases],
         "time_limit": 1.0,
     }
-    told = box.submit(job_of(program, tests)).result()
-    return told["verdict"], told["reason"]
+    told = box.submit(job_of(program, tests)).result(timeout=60)
+    return told.verdict, told.reason
 
 
 def test_right_and_wrong_functions(box):
@@ -73,25 +73,99 @@ def test_a_check_function_is_called_with_the_entry_point(box):
     assert run(box, RIGHT.replace("2", "3"), code=code)[0] == "wrong"
 
 
+# ---------------------------------------------------------------------------------------------- what tests may ask
+
+
 @pytest.mark.parametrize(
-    ("program", "reason"),
+    ("program", "code"),
     [
-        ("import sys; sys.exit(0)", "SystemExit"),
-        ("import os; os._exit(0)", "ended before its tests"),
-        ("def f(x):\n    import os; os._exit(0)", "ended before its tests"),
-        ("def f(x): raise SystemExit(0)", "SystemExit"),
-        ("def f(x): raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ('import os; os.write(4, b\'{"outcome": "passed"}\'); os._exit(0)', "ended before its tests"),
-        ("import os; os.write(4, b'[' * 100000); os._exit(0)", "wrote over the report"),
-        ("def f(x): return [0] * 10**10", "MemoryError"),
-        ("x = bytearray(400 << 20)", "MemoryError"),
-        ("import ctypes; ctypes.string_at(0)", "killed by signal 11"),
-        ("class E(Exception):\n    def __str__(self): return 1/0\ndef f(x): raise E", "E"),
+        ("def f(x):\n    x.append(4)\n    x[0] = 9", "v = [1, 2]\nf(v)\nassert v == [9, 2, 4]"),
+        ("def f(d, s):\n    d['a'] = 1\n    s.clear()", "d, s = {}, {1}\nf(d, s)\nassert d == {'a': 1} and s == set()"),
+        ("def f(g, x): return [g(n) for n in x]", "assert f(lambda n: n * n, [1, 2, 3]) == [1, 4, 9]"),
+        ("def f(g): return sorted([3, 1, 2], key=g)", "def key(n):\n    return -n\nassert f(key) == [3, 2, 1]"),
+        ("def f(x): return (n * n for n in x)", "assert list(f(range(4))) == [0, 1, 4, 9]\nassert next(f([5])) == 25"),
+        ("def f(x): return sum(x)", "assert f(iter([1, 2])) == 3 and f(map(int, '12')) == 3 and f(n for n in (1, 2)) == 3"),
+        ("from collections import Counter\ndef f(x): return Counter(x)", "assert f('aab') == {'a': 2, 'b': 1}\nassert f('b')['z'] == 0"),
+        ("from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(x): return P(x, 2)", "assert f(1) == (1, 2)"),
+        ("def f(*, a, b=2): return {(a, b): {a}}", "assert f(a=1) == {(1, 2): {1}}"),
+        ("def f(x): return 10 ** 400 + x", "assert f(1) == 10 ** 400 + 1 and isinstance(f(1), int)"),
+        ("def f(x): return float('inf'), x, 1 + 2j, b'a', None, True", "assert f(1.5) == (float('inf'), 1.5, 1 + 2j, b'a', None, True)"),
+        ("def f(x): return float('nan')", "import math\nassert math.isnan(f(0))"),
+        ("def f(x):\n    raise ValueError('no', x)", "try:\n    f(1)\n    assert False\nexcept ValueError as e:\n    assert e.args == ('no', 1)"),
+        ("class Bad(KeyError): pass\ndef f(x): raise Bad(x)", "try:\n    f(1)\n    assert False\nexcept KeyError as e:\n    pass\ntry:\n    f(1)\n    assert 0\nexcept Bad:\n    pass"),
+        ("class P:\n    def __init__(self, x): self.x = x\n    def double(self): return P(2 * self.x)\n    def __eq__(self, o): return self.x == o.x\n"
+         "    def __len__(self): return self.x\n    def __getitem__(self, n): return n\ndef f(x): return P(x)",
+         "p = f(2)\nassert p.x == 2 and p.double().x == 4 and p.double() == f(4) and p != f(3) and len(p) == 2 and p[7] == 7\n"
+         "assert isinstance(p, P)\np.x = 5\nassert p.x == 5\nassert P(3).double().x == 6"),
+        ("import math\nfrom math import gcd\ndef f(x): return x", "assert math.sqrt(f(4)) == 2 and gcd(f(4), 6) == 2"),
+        ("LIMIT = 7\ndef f(x): return x + LIMIT", "assert f(1) == 8 and LIMIT == 7"),
+        ("def sum(a, b): return a * b", "assert sum(2, 3) == 6"),
+        ("def f(x): return x[::-1]", "assert f('a\\ud800\\x00b') == 'b\\x00\\ud800a'"),
+        ("def f(x): return len(x)", "assert f([[0] * 100] * 1000) == 1000 and f({n: str(n) for n in range(1000)}) == 1000"),
+        ("def f(x): return lambda y: x + y", "assert f(1)(2) == 3"),
+        ("def f(x): return print", "f(1)('hello')"),
     ],
+)  # fmt: skip
+def test_what_tests_ask_of_a_program_crosses_over(box, program, code):
+    entry = None if "def f" not in program else "f"
+    assert run(box, program, code=code, entry_point=entry, time_limit=5.0) == ("correct", "")
+
+
+def test_tests_that_need_live_objects_of_their_own_are_an_error_and_never_wrong(box):
+    code = "class Node: pass\nassert f(Node()) == 7"
+    verdict, reason = run(box, "def f(x): return 7", code=code)
+    assert verdict == "error" and "type Node" in reason
+
+
+def test_test_code_that_leaves_traces_runs_alone(box):
+    """Changed modules and interpreter settings are gone before the next program's tests."""
+    stains = "import math, sys\nmath.pi = 3\nsys.setrecursionlimit(50)\nassert f(3) == 7"
+    for _ in range(4):
+        assert run(box, RIGHT, code=stains, time_limit=5.0) == ("correct", "")
+        assert run(box, RIGHT, code="import math\nassert 3.1 < math.pi and f(3) == 7", time_limit=5.0) == ("correct", "")
+    seeded = "import random\nassert f(3) == 7 and random.random() == {}"
+    first = run(box, RIGHT, code=seeded.format("x"), time_limit=5.0)
+    assert "NameError" in first[1]
+    draws = {run(box, "def f(x): return x", code="import random\nassert f(random.random()) == 0")[1] for _ in range(6)}
+    assert len(draws) == 1
+
+
+def test_endless_tests_are_stopped_and_the_next_ones_run(box):
+    assert run(box, RIGHT, code="f(3)\nwhile True: pass", time_limit=0.2) == ("timeout", "longer than 0.2 s")
+    assert run(box, RIGHT) == ("correct", "")
+
+
+# ---------------------------------------------------------------------------------------------- attacks
+
+ATTACKS = Path(__file__).with_name("attacks.py")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
+@pytest.mark.parametrize(
+    ("mode", "times"),
+    [("namespaces", 1), pytest.param("namespaces", 20, marks=pytest.mark.slow), pytest.param("weak", 1, marks=pytest.mark.slow)],
 )
-def test_leaving_early_or_breaking_is_wrong(box, program, reason):
-    verdict, why = run(box, program, memory_mb=128)
-    assert verdict == "wrong" and reason in why, why
+def test_attacks_are_contained_and_never_correct(mode, times):
+    """All of them at once, ``times`` over, behind an outer pid and user namespace, and with bounded processes and memory."""
+    outer = ["unshare", "-Urpf", "--mount-proc", "--kill-child", "sh", "-c"]
+    bounded = "echo 2000 > /proc/sys/kernel/pid_max 2> /dev/null; ulimit -v 12000000; exec \"$@\""
+    done = subprocess.run(
+        [*outer, bounded, "sh", sys.executable, str(ATTACKS), str(times)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DISTILL_SANDBOX": mode, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"no namespaces to test in: {done.stderr.strip()}")
+    told = json.loads(done.stdout)
+    harmless = {"becoming root"} if mode == "weak" else set()  # it is root of the outer namespace already
+    passed = {name: (counts, told["reasons"][name]) for name, counts in told["verdicts"].items() if set(counts) - {"wrong", "timeout"}}
+    assert set(passed) <= harmless, passed
+    assert sum(sum(counts.values()) for counts in told["verdicts"].values()) == times * len(told["verdicts"])
+    assert len(told["verdicts"]) > 100
+    assert told["healthy"] == ["correct"] * 10
+    assert set(told["processes"]) <= set(told["own"]), "processes are left"
+    assert not told["files"] and not told["written"], "files are left"
 
 
 @pytest.mark.parametrize(
@@ -109,54 +183,12 @@ def test_what_does_not_end_is_stopped_in_time(box, program):
     assert time.monotonic() - started < 4
 
 
-def test_nothing_can_be_written_and_the_environment_is_empty(box, monkeypatch):
+def test_a_program_has_a_folder_of_its_own_and_an_empty_environment(box, monkeypatch):
     monkeypatch.setenv("SECRET_OF_OURS", "1")
     look = "import os\nassert set(os.environ) <= {'LC_CTYPE'}, dict(os.environ)\nassert os.listdir() == []\n"
-    assert run(box, look + RIGHT) == ("correct", "")
-    write = "open('x', 'w').write('hello' * (5 << 20))\n"
-    verdict, reason = run(box, write + RIGHT)
-    assert verdict == "wrong" and ("Read-only" in reason or "File too large" in reason), reason
-
-
-def test_network_files_and_processes_of_the_machine_are_out_of_reach(tmp_path):
-    box = sandbox()
-    secret = tmp_path / "secret"
-    secret.write_text("s")
-    for attack, error in [
-        ("import socket; socket.create_connection(('127.0.0.1', 22), 1)", "unreachable"),
-        ("import socket; socket.create_connection(('1.1.1.1', 53), 1)", "unreachable"),
-        (f"open({str(secret)!r})", "FileNotFoundError"),
-        (f"open({__file__!r})", "FileNotFoundError"),
-        ("open('/etc/passwd')", "FileNotFoundError"),
-        ("import os; os.listdir('/proc')", "FileNotFoundError"),
-        ("import os; os.setuid(0)", "Error"),
-        ("import os; os.kill(2, 9)", "ProcessLookupError"),
-        ("import subprocess; subprocess.run(['/bin/sh', '-c', 'true'])", "FileNotFoundError"),
-        ("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0", "AssertionError"),
-        (
-            "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/lib', b'tmpfs', 0, None) == 0",
-            "AssertionError",
-        ),
-    ]:
-        verdict, reason = run(box, attack + "\n" + RIGHT)
-        assert verdict == "wrong" and error in reason, (attack, reason)
-
-
-def test_children_of_a_program_die_with_it():
-    marker = f"stray{os.getpid()}"
-    stray = (
-        "import os, time, ctypes\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        "    if os.fork() == 0:\n"
-        f"        ctypes.CDLL(None).prctl(15, b'{marker}', 0, 0, 0)\n"
-        "        time.sleep(60)\n"
-        "    os._exit(0)\n"
-        "time.sleep(0.2)\n"
-    )
-    assert run(sandbox(), stray + RIGHT, time_limit=2.0) == ("correct", "")
-    names = [path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm") if path.exists()]
-    assert marker[:15] not in names
+    write = "with open('x', 'w') as file: file.write('hello')\nassert open('x').read() == 'hello'\n"
+    for _ in range(8):
+        assert run(box, look + write + RIGHT) == ("correct", ""), "the folder of an earlier program was not emptied"
 
 
 def test_scripts_read_and_write(box):
@@ -169,14 +201,11 @@ def test_scripts_read_and_write(box):
     )
     assert run_stdio(box, "print(6)\nimport sys; sys.exit(3)", ("3", "6")) == (
         "wrong",
-        "case 1: exit code SystemExit: 3",
+        "case 1: SystemExit: 3",
     )
     assert run_stdio(box, "print(6)\n1/0", ("3", "6"))[1] == "case 1: ZeroDivisionError: division by zero"
     assert run_stdio(box, "input(); input()", ("3", ""))[1].startswith("case 1: EOFError")
-    assert (
-        run_stdio(box, "while True: print('x' * 1000)", ("", ""))[1]
-        == "case 1: OSError: [Errno 27] File too large"
-    )
+    assert "File too large" in run_stdio(box, "while True: print('x' * 1000)", ("", ""))[1]
     assert run_stdio(box, "print(input())", ("\u00e9\u4e2d", "\u00e9\u4e2d"))[0] == "correct"
     late = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print(6))).start()"
     assert run_stdio(box, late, ("", "6"))[0] == "correct"
@@ -189,15 +218,14 @@ def test_programs_run_side_by_side():
     slots = len(os.sched_getaffinity(0))
     started = time.monotonic()
     answers = [box.submit(nap) for _ in range(2 * slots)]
-    assert all(answer.result()["verdict"] == "correct" for answer in answers)
+    assert all(answer.result().verdict == "correct" for answer in answers)
     assert time.monotonic() - started < 0.3 * 2 * slots or slots == 1
 
 
 def test_a_server_that_dies_fails_its_jobs_and_is_replaced():
     box = Sandbox("namespaces")
     slow = box.submit(job_of("import time; time.sleep(60)", TESTS | {"time_limit": 60.0}))
-    assert box.server is not None
-    box.server.kill()
+    box.programs.process.kill()
     with pytest.raises(SandboxDied):
         slow.result(timeout=10)
     with pytest.raises(SandboxDied):
@@ -209,7 +237,7 @@ def test_a_server_that_dies_fails_its_jobs_and_is_replaced():
 START = (
     "import time; from distill.verify.sandbox import sandbox; from distill.verify.programs import job_of\n"
     "job = job_of('while True: pass', {'type': 'python', 'code': 'pass', 'time_limit': 60.0})\n"
-    "box = sandbox(); box.submit(job); time.sleep(0.2); print(box.server.pid, flush=True); time.sleep(60)"
+    "box = sandbox(); box.submit(job); time.sleep(0.2); print(box.programs.process.pid, box.testers[0].process.pid, flush=True); time.sleep(60)"
 )
 
 
@@ -218,8 +246,8 @@ def test_nothing_outlives_a_killed_parent():
         [sys.executable, "-c", START], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
     assert parent.stdout is not None
-    family = _descendants(int(parent.stdout.readline()))
-    assert len(family) == 3  # launcher, server, program
+    family = [one for pid in parent.stdout.readline().split() for one in _descendants(int(pid))]
+    assert len(family) == 5  # a launcher and a server each, and the program
     parent.kill()
     parent.wait()
     parent.stdout.close()

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.records import FinishReason, Problem, Verdict
-from distill.verify import Response, check, check_many, comparison
-from distill.verify.marks import boxes
-from distill.verify.mathematics import extract_answer, split_values
+from distill.verify import Response, check, check_many
+from distill.verify.marks import find_boxes
+from distill.verify.maths.extraction import extract_answer
+from distill.verify.maths.reading import split_list
+from distill.verify.maths.spelling import tidy
 from distill.verify.programs import extract_program
 
 CASES = [
@@ -170,41 +172,6 @@ def test_many_threads_may_ask():
     assert check(DOUBLE, RIGHT).verdict is Verdict.CORRECT  # the server outlives the threads that used it
 
 
-def test_a_comparison_that_never_ends_is_a_timeout_and_the_next_one_works(monkeypatch):
-    comparison.compare("1", "1")  # starting is not counted
-    monkeypatch.setattr(comparison, "SECONDS", 0.5)
-    judged = check(math("7"), r"\boxed{9^{9^{9^{9}}}!!}")
-    assert judged.verdict is Verdict.TIMEOUT, judged
-    monkeypatch.undo()
-    assert check(math(r"\sqrt{4}"), r"\boxed{2}").verdict is Verdict.CORRECT
-
-
-def test_a_grader_that_dies_is_an_error_and_never_wrong(monkeypatch, tmp_path):
-    broken = tmp_path / "server.py"
-    broken.write_text("import os\nprint('{}', flush=True)\ninput()\nos._exit(3)\n")
-    monkeypatch.setattr(comparison, "_SERVER", broken)
-    monkeypatch.setattr(comparison, "_process", None)
-    judged = check(math(r"\sqrt{4}"), r"\boxed{2x}")
-    assert judged.verdict is Verdict.ERROR and "exit code 3" in judged.reason
-
-
-def test_an_interrupted_comparison_does_not_answer_the_next_one():
-    assert comparison.compare("1", "1")[0] is Verdict.CORRECT
-    process = comparison._process
-    assert process is not None and process.stdout is not None
-
-    class Interrupted:
-        close = process.stdout.close
-
-        def readline(self) -> str:
-            raise KeyboardInterrupt
-
-    process.stdout = Interrupted()  # type: ignore[assignment]
-    with pytest.raises(KeyboardInterrupt):
-        comparison.compare("1", "1")
-    assert comparison.compare("x", "2x")[0] is Verdict.WRONG
-
-
 @settings(max_examples=300, deadline=None)
 @given(
     st.text(alphabet=st.characters(), max_size=40),
@@ -213,8 +180,8 @@ def test_an_interrupted_comparison_does_not_answer_the_next_one():
 def test_extraction_never_raises(text, mark):
     for whole in (mark + text, text + mark + text + "}", mark * 3 + text):
         assert extract_answer(whole) != ""
-        list(boxes(whole))
-        split_values(whole)
+        find_boxes(whole)
+        split_list(tidy(whole))
         extract_program(whole)
 
 
@@ -262,29 +229,3 @@ def test_reference_solutions_of_code_suites_are_correct(name):
         (one.verdict, one.reason) for one in check_many(responses) if one.verdict is not Verdict.CORRECT
     ]
     assert not failed
-
-
-@needs_data
-@pytest.mark.parametrize("step", [60, pytest.param(1, marks=pytest.mark.slow)])
-def test_agreement_with_adjudicated_pairs(step):
-    pairs = rows("equivalence/mined_from_outputs.jsonl")[::step]
-    judged = check_many(
-        [Response(math(row["reference"]), rf"\boxed{{{row['response']}}}", None) for row in pairs]
-    )
-    agree = [(one.verdict is Verdict.CORRECT) == row["equal"] for one, row in zip(judged, pairs, strict=True)]
-    share = sum(agree) / len(agree)
-    print(f"agreement {share:.4f} on {len(agree)} pairs")
-    # String equality alone agrees on 0.946. At least 18 of the rows that count against us are labelled wrongly:
-    # they call 1.87e6 and 1.87\times10^{6} different.
-    assert share > 0.98
-    assert sum(one.verdict is Verdict.ERROR for one in judged) == 0
-
-
-@needs_data
-def test_grade_school_outputs_agree_with_their_labels():
-    outputs = rows("outputs/gsm8k_openai_6b_175b.jsonl")
-    judged = check_many([Response(math(row["gold"]), row["response"], None) for row in outputs])
-    agree = [
-        (one.verdict is Verdict.CORRECT) == row["label"] for one, row in zip(judged, outputs, strict=True)
-    ]
-    assert sum(agree) / len(agree) > 0.99

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
 
 from distill.chat import KNOWN_TAGS, ThoughtTags, split_thought
 from distill.records import FinishReason, Problem, Verdict
-from distill.verify import choice, mathematics, programs
+from distill.verify import choice, programs
 from distill.verify.judgement import Judgement
-from distill.verify.sandbox import SandboxDied
+from distill.verify.maths import external, grader
+from distill.verify.maths.extraction import extract_answer
+from distill.verify.sandbox import SandboxDied, Verdicted
 
 _CUT = (FinishReason.LENGTH, FinishReason.ABORT)
 
@@ -52,15 +55,15 @@ def check_many(
 ) -> list[Judgement]:
     """Judge many texts; the judgements come in the order of the texts.
 
-    Programs run side by side, one for each core, and equal programs with equal tests only once. ``on_done``
-    is called with the number of texts judged so far.
+    Programs run side by side, one for each core, and equal programs with equal tests only once; comparisons that only
+    math-verify can settle run beside them. ``on_done`` is called with the number of texts judged so far.
 
     Raises:
         UserError: as `check`.
     """
-    flying: dict[str, Future[dict[str, Any]]] = {}
+    flying: dict[str, Future[Verdicted]] = {}
     done: list[Judgement | None] = []
-    programs_begun: list[tuple[int, str, Future[dict[str, Any]]]] = []
+    waiting: list[tuple[int, Callable[[], Judgement]]] = []
     count = 0
 
     def tell() -> None:
@@ -69,24 +72,28 @@ def check_many(
         if on_done is not None:
             on_done(count)
 
-    for row, response in enumerate(responses):
-        begun = _begin(response, tags, flying)
-        if isinstance(begun, Judgement):
-            done.append(begun)
+    with ThreadPoolExecutor(external.WORKERS, "math-verify") as threads:
+        for row, response in enumerate(responses):
+            begun = _begin(response, tags, flying, threads)
+            if isinstance(begun, Judgement):
+                done.append(begun)
+                tell()
+            else:
+                done.append(None)
+                waiting.append((row, begun))
+        for row, wait in waiting:
+            done[row] = wait()
             tell()
-        else:
-            done.append(None)
-            programs_begun.append((row, *begun))
-    for row, program, answer in programs_begun:
-        done[row] = programs.judgement_of(program, answer)
-        tell()
     return [judgement for judgement in done if judgement is not None]
 
 
 def _begin(
-    response: Response, tags: tuple[ThoughtTags, ...], flying: dict[str, Future[dict[str, Any]]]
-) -> Judgement | tuple[str, Future[dict[str, Any]]]:
-    """Judge a text; where that means to run a program, start it: the program, and the answer to come."""
+    response: Response,
+    tags: tuple[ThoughtTags, ...],
+    flying: dict[str, Future[Verdicted]],
+    threads: ThreadPoolExecutor,
+) -> Judgement | Callable[[], Judgement]:
+    """Judge a text; where that takes a program or math-verify, start it and return what waits for the judgement."""
     problem, text, finish_reason = response
     if problem.kind == "open":
         return Judgement(Verdict.UNVERIFIED, None, "open problems are judged by models, not by us", 0.0)
@@ -100,24 +107,32 @@ def _begin(
     cut = finish_reason in _CUT
     if problem.kind == "code":
         return _begin_program(problem, answer, cut, flying)
-    started = time.perf_counter()
-    extract = choice.extract_choice if problem.kind == "choice" else mathematics.extract_answer
+    extract = choice.extract_choice if problem.kind == "choice" else extract_answer
     extracted = extract(answer)
     if extracted is None:
         return _without_answer(cut, "no answer found")
     try:
-        verdict, reason = _compared(problem, extracted, answer)
-    except (
-        Exception
-    ) as error:  # ours, whatever the text: told apart from wrong answers, never hidden among them
+        return _judged(problem, extracted, answer, grader.not_now)
+    except grader.Unsettled:
+        return threads.submit(_judged, problem, extracted, answer, external.compare).result
+
+
+def _judged(problem: Problem, extracted: str, answer: str, ask: grader.Ask) -> Judgement:
+    started = time.perf_counter()
+    try:
+        verdict, reason = _compared(problem, extracted, answer, ask)
+    except grader.Unsettled:
+        raise
+    except Exception as error:
+        # Ours, whatever the text: told apart from wrong answers, never hidden among them.
         verdict, reason = Verdict.ERROR, f"the grader failed: {type(error).__name__}: {error}"
     return Judgement(verdict, extracted, reason, time.perf_counter() - started)
 
 
-def _compared(problem: Problem, extracted: str, answer: str) -> tuple[Verdict, str]:
+def _compared(problem: Problem, extracted: str, answer: str, ask: grader.Ask) -> tuple[Verdict, str]:
     assert problem.reference is not None
     if problem.kind == "math":
-        return mathematics.matches(problem.reference, extracted, answer)
+        return grader.matches(problem.reference, extracted, answer, ask)
     if not isinstance(problem.reference, str):
         return Verdict.BAD_REFERENCE, "a choice has one letter as its reference"
     letter = problem.reference.strip().strip("()").upper()
@@ -127,8 +142,8 @@ def _compared(problem: Problem, extracted: str, answer: str) -> tuple[Verdict, s
 
 
 def _begin_program(
-    problem: Problem, answer: str, cut: bool, flying: dict[str, Future[dict[str, Any]]]
-) -> Judgement | tuple[str, Future[dict[str, Any]]]:
+    problem: Problem, answer: str, cut: bool, flying: dict[str, Future[Verdicted]]
+) -> Judgement | Callable[[], Judgement]:
     assert problem.tests is not None
     program, complete = programs.extract_program(answer)
     if program is None or (cut and not complete):
@@ -141,7 +156,7 @@ def _begin_program(
         return Judgement(Verdict.BAD_REFERENCE, program, str(error), 0.0)
     except SandboxDied:
         return Judgement(Verdict.ERROR, program, "the sandbox does not start", 0.0)
-    return program, flying[key]
+    return partial(programs.judgement_of, program, flying[key])
 
 
 def _without_answer(cut: bool, reason: str) -> Judgement:

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterator
+from typing import NamedTuple
 
 _BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
 _ANSWER_TAGS = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
-def boxes(text: str) -> Iterator[str]:
-    r"""The contents of every balanced ``\boxed{...}`` (or ``\fbox{...}``) that lies in no other, in order."""
-    found: list[tuple[int, int]] = []
-    open_braces: list[tuple[int, bool]] = []  # where its content starts, and whether it belongs to a box
+class Box(NamedTuple):
+    """One box: where the mark begins and ends in its text, and what stands in it."""
+
+    start: int
+    end: int
+    content: str
+
+
+def find_boxes(text: str) -> list[Box]:
+    r"""Every balanced ``\boxed{...}`` (or ``\fbox{...}``) that lies in no other, in order."""
+    found: list[Box] = []
+    open_braces: list[tuple[int, int, bool]] = []  # where mark and content start, and whether it is a box
     for token in _BRACES.finditer(text):
         if token[0].endswith("{") and token[0] != r"\{":
-            open_braces.append((token.end(), token[0] != "{"))
+            open_braces.append((token.start(), token.end(), token[0] != "{"))
         elif token[0] == "}" and open_braces:
-            start, boxed = open_braces.pop()
+            mark, start, boxed = open_braces.pop()
             if boxed:
-                while found and found[-1][0] > start:
+                while found and found[-1].start > mark:
                     found.pop()
-                found.append((start, token.start()))
-    return (text[start:end].strip() for start, end in found)
+                found.append(Box(mark, token.end(), text[start : token.start()].strip()))
+    return found
 
 
 def last_boxed(text: str) -> str | None:
     """The content of the last balanced box, None where there is none or it is empty."""
-    last = deque(boxes(text), maxlen=1)
-    return (last[0] or None) if last else None
+    found = find_boxes(text)
+    return (found[-1].content or None) if found else None
 
 
 def last_tagged(text: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from distill.records import Verdict
 from distill.verify.judgement import Judgement
 from distill.verify.marks import last_tagged
-from distill.verify.sandbox import SandboxDied, sandbox
+from distill.verify.sandbox import SandboxDied, Verdicted, sandbox
 
 TIME_LIMIT = 10.0  # seconds of CPU time, for each case; MBPP's own slowest solution takes 3 to 4
 MEMORY_MB = 512
@@ -83,16 +83,16 @@ def job_of(program: str, tests: dict[str, Any]) -> dict[str, Any]:
     return job
 
 
-def judgement_of(program: str, answer: Future[dict[str, Any]]) -> Judgement:
+def judgement_of(program: str, answer: Future[Verdicted]) -> Judgement:
     """Wait for the sandbox's answer about a program."""
     try:
         told = answer.result()
     except SandboxDied:
         return Judgement(Verdict.ERROR, program, "the sandbox ended while it judged this", 0.0)
-    return Judgement(Verdict(told["verdict"]), program, told["reason"], told["seconds"])
+    return Judgement(Verdict(told.verdict), program, told.reason, told.seconds)
 
 
-def submit(program: str, tests: dict[str, Any]) -> Future[dict[str, Any]]:
+def submit(program: str, tests: dict[str, Any]) -> Future[Verdicted]:
     """Start judging a program; several may be in flight. Raises BadTests, UserError (see `sandbox`)."""
     job = job_of(program, tests)
     return sandbox().submit(job)

@@ -1,4 +1,4 @@
-"""The process that imports math-verify: run as a script by ``distill.verify.comparison``.
+"""The process that imports math-verify: run as a script by ``distill.verify.maths.external``.
 
 A line of JSON ``[reference, answer, seconds]`` in, a line ``{"equal": bool}`` or ``{"error": text}`` out, one at a
 time. The timer kills the process when a comparison takes too long: a signal handler would only run between

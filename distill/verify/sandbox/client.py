@@ -1,0 +1,259 @@
+"""The parent's side of the sandbox: warm servers for each process, started when first needed.
+
+One server runs programs, the others their tests (see `server`, `tests_server`). ``DISTILL_SANDBOX=weak`` in the environment
+accepts, on machines that refuse namespaces, what is left: limits, and seccomp and Landlock where the kernel has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from distill.errors import UserError
+from distill.verify.sandbox.runs import Run, ScriptRun, TestedRun, Verdicted, wall_limit
+
+_MODES = ("namespaces", "weak")
+SLOTS = len(os.sched_getaffinity(0)) + 1  # one more than cores: a program waits while its tests compute
+
+Job = tuple[dict[str, Any], "Future[Verdicted]"]
+
+
+class SandboxDied(Exception):
+    """A server ended before it answered."""
+
+
+class Server:
+    """A running server, reached by datagrams that carry file descriptors."""
+
+    def __init__(self, script: str, mode: str, *arguments: str) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.folder = tempfile.mkdtemp(prefix="distill-sandbox-")
+        path = str(Path(__file__).with_name(script))
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", path, mode, *arguments, self.folder],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for us to handle
+            )
+        first = self.receive()
+        if mode == "namespaces":  # it was the mount point of another root; nothing of ours needs it any more
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if first is None or "refused" in first:
+            self.stop()
+            raise _refused(first["refused"]) if first else SandboxDied
+        self.walls = first
+        self.run: TestedRun | None = None  # what a server of tests is about
+        self.until = 0.0
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next datagram; None when the server is gone."""
+        try:
+            data = self.socket.recv(1 << 16)
+        except OSError:
+            return None
+        answer: dict[str, Any] | None = json.loads(data) if data else None
+        return answer
+
+    def order(self, what: dict[str, Any], fds: list[int]) -> None:
+        """Send an order with the descriptors that it is about."""
+        socket.send_fds(self.socket, [json.dumps(what).encode()], fds)
+
+    def stop(self) -> None:
+        """End it, and with it every program that it runs."""
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Sandbox:
+    """The servers and the thread that talks to them. Any thread may submit jobs."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.alive = True
+        self._arriving: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._bell = os.pipe()
+        self._closing = threading.Lock()
+        self._ready: Future[None] = Future()
+        self._waiting: deque[Job] = deque()
+        self._running: dict[int, Run] = {}
+        self._number = 0
+        # The servers ask to be killed with their parent, which to Linux is the *thread* that started them.
+        threading.Thread(target=self._live, name="sandbox", daemon=True).start()
+        self._ready.result()
+
+    def submit(self, job: dict[str, Any]) -> Future[Verdicted]:
+        """Queue a job (the keys that `programs.job_of` makes); its future holds verdict, reason and seconds.
+
+        The future raises SandboxDied when a server ends first.
+        """
+        future: Future[Verdicted] = Future()
+        with self._closing:
+            if not self.alive:
+                future.set_exception(SandboxDied())
+                return future
+            self._arriving.put((job, future))
+            os.write(self._bell[1], b"!")
+        return future
+
+    # ---- the thread
+
+    def _live(self) -> None:
+        self.testers: list[Server] = []
+        self.null = os.open("/dev/null", os.O_RDWR)
+        try:
+            self.programs = Server("server.py", self.mode, str(SLOTS))
+        except BaseException as error:
+            self.alive = False
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(None)
+        with contextlib.suppress(SandboxDied, OSError):
+            self._work()
+        with self._closing:
+            self.alive = False
+        for server in (self.programs, *self.testers):
+            server.stop()
+        self._take_in()
+        for run in self._running.values():
+            run.close()
+        for future in [*(run.future for run in self._running.values()), *(future for _, future in self._waiting)]:
+            if not future.done():
+                future.set_exception(SandboxDied())
+        for fd in (self.null, *self._bell):
+            os.close(fd)
+
+    def _take_in(self) -> None:
+        while not self._arriving.empty():
+            self._waiting.append(self._arriving.get())
+
+    def _work(self) -> None:
+        self.events = select.poll()
+        self.events.register(self._bell[0], select.POLLIN)
+        self.events.register(self.programs.socket, select.POLLIN)
+        while True:
+            busy = [server.until for server in self.testers if server.run is not None]
+            pause = max(0.0, 1e3 * (min(busy) - time.monotonic())) if busy else None
+            for fd, _ in self.events.poll(pause):
+                if fd == self._bell[0]:
+                    os.read(fd, 1 << 12)
+                elif fd == self.programs.socket.fileno():
+                    self._program_ended()
+                else:
+                    self._tests_ended(next(server for server in self.testers if server.socket.fileno() == fd))
+            self._stop_endless_tests()
+            self._take_in()
+            while self._waiting and len(self._running) < SLOTS:
+                self._begin(*self._waiting[0])  # it stays in the queue until nothing can lose it
+                self._waiting.popleft()
+
+    def _begin(self, job: dict[str, Any], future: Future[Verdicted]) -> None:
+        self._number += 1
+        if job["type"] == "stdio":
+            self._running[self._number] = ScriptRun(self._number, job, future, self.programs)
+            return
+        server = next((one for one in self.testers if one.run is None), None)
+        if server is None:
+            server = Server("tests_server.py", self.mode)
+            self.testers.append(server)
+            self.events.register(server.socket, select.POLLIN)
+        server.run = TestedRun(self._number, job, future, self.programs, server, self.null)
+        server.until = time.monotonic() + wall_limit(job)
+        self._running[self._number] = server.run
+
+    def _program_ended(self) -> None:
+        answer = self.programs.receive()
+        if answer is None:
+            raise SandboxDied
+        run = self._running[answer["id"]]
+        run.program_ended(answer)
+        self._conclude(run)
+
+    def _tests_ended(self, server: Server) -> None:
+        """Tests have said what they found; where their server is gone instead, it takes only this job with it."""
+        answer = server.receive()
+        run, server.run = server.run, None
+        if answer is None:
+            self._replace(server)
+            answer = {"outcome": "error", "detail": "the tests' process ended before it answered"}
+        if run is not None:
+            run.tests_ended(answer)
+            self._conclude(run)
+
+    def _stop_endless_tests(self) -> None:
+        now = time.monotonic()
+        for server in [one for one in self.testers if one.run is not None and one.until <= now]:
+            run = server.run
+            self._replace(server)
+            assert run is not None
+            run.tests_ended({"outcome": "late", "detail": ""})
+            self._conclude(run)
+
+    def _replace(self, server: Server) -> None:
+        self.testers.remove(server)
+        self.events.unregister(server.socket)
+        server.stop()
+
+    def _conclude(self, run: Run) -> None:
+        if run.verdict is not None:
+            del self._running[run.number]
+            run.close()
+            run.future.set_result(run.verdict)
+
+
+_starting = threading.Lock()
+_running: Sandbox | None = None
+
+
+def sandbox() -> Sandbox:
+    """The sandbox of this process, started now if there is none.
+
+    Raises:
+        UserError: this machine refuses namespaces and the user has not chosen the weaker mode.
+        SandboxDied: it did not start.
+    """
+    global _running
+    with _starting:
+        if _running is None or not _running.alive:
+            mode = os.environ.get("DISTILL_SANDBOX", "namespaces")
+            if mode not in _MODES:
+                raise UserError("DISTILL_SANDBOX", mode, "no such mode", f"use one of {', '.join(_MODES)}")
+            _running = Sandbox(mode)
+        return _running
+
+
+def _forget() -> None:
+    global _running, _starting
+    _running, _starting = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)  # a forked child has the sockets but not the thread that reads them
+
+
+def _refused(why: str) -> UserError:
+    return UserError(
+        "DISTILL_SANDBOX",
+        os.environ.get("DISTILL_SANDBOX"),
+        f"this machine refuses to isolate untrusted programs ({why})",
+        "allow user namespaces (Linux 5.12 or later), or set DISTILL_SANDBOX=weak to run programs with limits, and "
+        "seccomp and Landlock where the kernel has them: without those two they can read your files and use the network",
+    )

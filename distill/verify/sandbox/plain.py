@@ -1,0 +1,187 @@
+"""Values as plain data between a program and its tests, and the link they travel over.
+
+What arrives is built anew from exact built-in types, so nothing that a program returns brings code with it: no object
+that equals everything, no list with its own ``__len__``. What is no plain data stays where it is and is *named* to the
+other side by a number (``live``).
+
+Standard library only: this runs in the sandbox's processes, which import nothing else.
+"""
+
+from __future__ import annotations
+
+import collections
+import decimal
+import fractions
+import json
+import math
+import os
+import types
+from collections.abc import Callable
+from typing import Any
+
+MOST_BYTES = 64 << 20  # of one message
+DEEPEST = 150  # lists in lists
+
+Message = dict[str, Any]
+_EXACT_IN_JSON = 1 << 53
+_ITERATORS = (map, filter, zip, enumerate, range, reversed, types.GeneratorType, type(iter([])), type(iter(())), type(iter({})),
+              type({}.keys()), type({}.values()), type({}.items()))  # fmt: skip
+
+
+class NotPlain(Exception):
+    """A value that cannot be handed over; the message says why."""
+
+
+def encode(value: Any, live: Callable[[Any], Message]) -> Any:
+    """A value as JSON: lists as they are, every other container as an object with one key that names its type.
+
+    Args:
+        live: names a value that is no plain data to the other side.
+
+    Raises:
+        NotPlain: nested too deep, or ``live`` refuses.
+    """
+    return _encoded(value, live, 0)
+
+
+def _encoded(value: Any, live: Callable[[Any], Message], depth: int) -> Any:
+    kind = type(value)
+    if value is None or kind is bool or kind is str:
+        return value
+    if kind is int:
+        return value if -_EXACT_IN_JSON < value < _EXACT_IN_JSON else {"int": hex(value)}
+    if kind is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if depth > DEEPEST:
+        raise NotPlain(f"a value nested more than {DEEPEST} levels deep")
+
+    def items(values: Any) -> list[Any]:
+        return [_encoded(item, live, depth + 1) for item in values]
+
+    if kind is list:
+        return items(value)
+    if isinstance(value, tuple):
+        return {"tuple": items(tuple.__iter__(value))}
+    if isinstance(value, dict):
+        name = {collections.Counter: "Counter", collections.OrderedDict: "OrderedDict"}.get(kind, "dict")
+        return {name: [items(pair) for pair in dict.items(value)]}
+    if isinstance(value, list):
+        return items(list.__iter__(value))
+    if isinstance(value, set | frozenset):
+        return {"frozenset" if isinstance(value, frozenset) else "set": items(value.__class__.__iter__(value))}
+    if isinstance(value, bytes | bytearray):
+        return {"bytearray" if isinstance(value, bytearray) else "bytes": bytes(value).hex()}
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return {"int": hex(int.__index__(value))}
+    if isinstance(value, float):
+        return {"float": float.__repr__(value)}
+    if kind is complex:
+        return {"complex": [{"float": repr(part)} for part in (value.real, value.imag)]}
+    if kind is collections.deque:
+        return {"deque": items(value)}
+    if kind is range:
+        return {"range": items((value.start, value.stop, value.step))}
+    if kind in (fractions.Fraction, decimal.Decimal):
+        return {kind.__name__: str(value)}
+    return live(value)
+
+
+def decode(data: Any, live: Callable[[Message], Any]) -> Any:
+    """The value of `encode`'s JSON, in exact built-in types.
+
+    Raises:
+        NotPlain: it is not what `encode` makes.
+    """
+    try:
+        return _decoded(data, live)
+    except (KeyError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise NotPlain(f"no plain data ({type(error).__name__})") from None
+
+
+def _decoded(data: Any, live: Callable[[Message], Any]) -> Any:
+    if isinstance(data, list):
+        return [_decoded(item, live) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if len(data) != 1 or next(iter(data)) not in _DECODERS:
+        return live(data)
+    ((name, inner),) = data.items()
+    return _DECODERS[name](inner, live)
+
+
+def _pairs(data: Any, live: Callable[[Message], Any]) -> list[tuple[Any, Any]]:
+    return [(_decoded(key, live), _decoded(item, live)) for key, item in data]
+
+
+_DECODERS: dict[str, Callable[[Any, Callable[[Message], Any]], Any]] = {
+    "tuple": lambda data, live: tuple(_decoded(list(data), live)),
+    "dict": lambda data, live: dict(_pairs(data, live)),
+    "OrderedDict": lambda data, live: collections.OrderedDict(_pairs(data, live)),
+    "Counter": lambda data, live: collections.Counter(dict(_pairs(data, live))),
+    "set": lambda data, live: set(_decoded(list(data), live)),
+    "frozenset": lambda data, live: frozenset(_decoded(list(data), live)),
+    "deque": lambda data, live: collections.deque(_decoded(list(data), live)),
+    "bytes": lambda data, live: bytes.fromhex(data),
+    "bytearray": lambda data, live: bytearray.fromhex(data),
+    "int": lambda data, live: int(str(data), 16),
+    "float": lambda data, live: float(data),
+    "complex": lambda data, live: complex(*_decoded(list(data), live)),
+    "range": lambda data, live: range(*_decoded(list(data), live)),
+    "Fraction": lambda data, live: fractions.Fraction(str(data)),
+    "Decimal": lambda data, live: decimal.Decimal(str(data)),
+}
+
+
+def is_iterator(value: Any) -> bool:
+    """Whether tests may hand this to a program as the list of what it yields."""
+    return isinstance(value, _ITERATORS)
+
+
+class Link:
+    """One end of a stream of messages, each four bytes of length and JSON."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def send(self, message: Message) -> None:
+        """Write one message; OSError where the other end is gone."""
+        data = json.dumps(message).encode()
+        data = len(data).to_bytes(4, "big") + data
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+    def receive(self) -> Message | None:
+        """The next message; None where the other end is gone.
+
+        Raises:
+            NotPlain: what came is no message.
+        """
+        length = int.from_bytes(self._read(4) or b"", "big")
+        if not length:
+            return None
+        if length > MOST_BYTES:
+            raise NotPlain(f"more than {MOST_BYTES >> 20} MiB at once")
+        data = self._read(length)
+        if data is None:
+            return None
+        try:
+            message = json.loads(data)
+        except (ValueError, RecursionError):
+            raise NotPlain("no message") from None
+        if not isinstance(message, dict):
+            raise NotPlain("no message")
+        return message
+
+    def _read(self, count: int) -> bytes | None:
+        data = bytearray()
+        while len(data) < count:
+            try:
+                piece = os.read(self.fd, min(count - len(data), 1 << 20))
+            except ConnectionError:
+                return None
+            if not piece:
+                return None
+            data += piece
+        return bytes(data)

@@ -1,0 +1,388 @@
+"""The process of the tests of one program, which runs elsewhere: what it defines is here as stand-ins.
+
+A call of a stand-in sends plain data over the link and builds the result anew from exact built-in types, so that
+equality, ``assert`` and every built-in function are ours. A program's own objects (instances of its classes, generators)
+stay with it and are here as `Live`: their methods and attributes are asked for over the link and give plain data again;
+one is equal to nothing but a live object of the same program, and only there is the program's own ``==`` asked.
+
+What is shared with a program that runs in the tests' interpreter: arguments that it changes in place are changed here
+too; a function of the tests that is handed to it is called back. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import importlib
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode, is_iterator
+    from distill.verify.sandbox.program_side import SHARED_MODULES, SHOWN_CHARS, shown
+else:
+    from plain import Link, NotPlain, decode, encode, is_iterator
+    from program_side import SHARED_MODULES, SHOWN_CHARS, shown
+
+class ProgramEnded(BaseException):
+    """The program is gone, or says what no program of ours says. No ``except Exception`` of the tests catches it."""
+
+
+class Unfit(BaseException):
+    """The tests hand the program what cannot leave them."""
+
+
+class Unloaded(BaseException):
+    """The program raised before its names were defined; the message says what."""
+
+
+class Tests(NamedTuple):
+    """Compiled test code, the names that it reads, and whether it can leave no trace in the process that runs it."""
+
+    text: str
+    code: types.CodeType
+    names: list[str]
+    traceless: bool
+
+
+@functools.lru_cache(maxsize=256)  # a problem's tests judge many programs
+def prepare(text: str) -> Tests:
+    """Compile test code.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: it does not compile.
+    """
+    tree = ast.parse(text)
+    return Tests(text, compile(tree, "<tests>", "exec"), _loaded(tree), _is_traceless(tree))
+
+
+def run(tests: Tests, entry: str | None, link_fd: int) -> tuple[str, str]:
+    """Run tests over the names of the program behind the link.
+
+    Returns:
+        An outcome, "passed", "failed", "ended" (the program, before its tests) or "unfit" (see `Unfit`), and its detail.
+    """
+    program = _Program(Link(link_fd))
+    try:
+        program.wait_until_loaded()
+        names = program.names(tests.names, entry)
+        if entry and entry not in names:
+            return "failed", f"the program defines no {entry}"
+        space: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins} | names
+        exec(tests.code, space)
+        check = space.get("check")
+        if entry and check is not None and check is not names.get("check"):  # HumanEval's form
+            check(names[entry])
+    except Unloaded as error:
+        return "failed", str(error)
+    except Unfit as error:
+        return "unfit", str(error)
+    except BaseException as error:
+        if not program.gone:
+            return "failed", f"{_test_line(error, tests.text)}{shown(error)}"
+    # Whatever the tests caught: a program that is gone has passed none.
+    return ("ended", program.gone) if program.gone else ("passed", "")
+
+
+class _Program:
+    """The other side, as the tests see it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.gone = ""  # why, once it is
+        self.callbacks: list[Any] = []
+        self.live: dict[int, Any] = {}
+
+    def wait_until_loaded(self) -> None:
+        message = self._receive()
+        if "failed" in message:
+            raise Unloaded(str(message["failed"])[: 2 * SHOWN_CHARS])
+
+    def names(self, loaded: list[str], entry: str | None) -> dict[str, Any]:
+        """What the program defines of the names that the tests use.
+
+        A name of Python's own is the program's only where the tests must mean that: it is the entry point, or, where
+        none is named, nothing else that the tests use is the program's. So no program replaces ``all`` or ``abs``.
+        """
+        loaded = list(dict.fromkeys([*loaded, *([entry] if entry else [])]))
+        own = [name for name in loaded if not hasattr(builtins, name) or name == entry]
+        found = self._bound(own)
+        if entry is None and not any(callable(value) for value in found.values()):
+            found |= self._bound([name for name in loaded if hasattr(builtins, name)])
+        return found
+
+    def _bound(self, names: list[str]) -> dict[str, Any]:
+        message = self._asked({"names": names})
+        described = message.get("ok")
+        if not isinstance(described, dict):
+            raise self._ended("the program answered nonsense")
+        found = {}
+        for name in names:
+            about = described.get(name)
+            if not isinstance(about, dict):
+                continue
+            if "module" in about or "shared" in about:
+                value = self._imported(name, about)
+                if value is None:
+                    continue
+                found[name] = value
+            else:
+                found[name] = self._received(about.get("value"))
+        return found
+
+    def _imported(self, name: str, about: Message) -> Any:
+        """A module, or a function of one, that the program has by its own name: imported here, not the program's."""
+        home = about.get("module", about.get("shared"))
+        if home not in SHARED_MODULES or ("module" in about and home != name):
+            return None
+        module = importlib.import_module(str(home))
+        return module if "module" in about else getattr(module, name, None)
+
+    def do(self, operation: str, *arguments: Any, **keywords: Any) -> Any:
+        """Have the program's side do something; its result, or its exception."""
+        message = self._asked(
+            {
+                "do": operation,
+                "args": [self._sent(argument) for argument in arguments],
+                "kwargs": {name: self._sent(value) for name, value in keywords.items()},
+            }
+        )
+        if "raised" in message:
+            raise self._exception(message["raised"])
+        if "unfit" in message:
+            raise TypeError(f"the program returned {str(message['unfit'])[:SHOWN_CHARS]}")
+        changed = message.get("changed")
+        if isinstance(changed, dict):
+            for number, data in changed.items():
+                if str(number).isdigit() and int(number) < len(arguments):
+                    _take_over(arguments[int(number)], self._received(data))
+        return self._received(message.get("ok"))
+
+    # ---- what goes out and comes in
+
+    def _asked(self, message: Message) -> Message:
+        if self.gone:
+            raise ProgramEnded(self.gone)
+        try:
+            self.link.send(message)
+        except OSError:
+            raise self._ended() from None
+        while True:
+            answer = self._receive()
+            if "callback" not in answer:
+                return answer
+            self._call_back(answer)
+
+    def _call_back(self, message: Message) -> None:
+        try:
+            function = self.callbacks[message["callback"]]
+            arguments = [self._received(argument) for argument in message["args"]]
+            keywords = {str(name): self._received(value) for name, value in message["kwargs"].items()}
+        except (LookupError, TypeError, AttributeError):
+            raise self._ended("the program answered nonsense") from None
+        try:
+            told: Message = {"result": self._sent(function(*arguments, **keywords))}
+        except Exception as error:
+            told = {"raised": type(error).__name__, "text": shown(error)}
+        try:
+            self.link.send(told)
+        except OSError:
+            raise self._ended() from None
+
+    def _receive(self) -> Message:
+        try:
+            message = self.link.receive()
+        except NotPlain as error:
+            raise self._ended(f"the program sent {error}") from None
+        if message is None:
+            raise self._ended()
+        return message
+
+    def _ended(self, why: str = "the program ended before its tests did") -> ProgramEnded:
+        self.gone = self.gone or why
+        return ProgramEnded(self.gone)
+
+    def _sent(self, value: Any) -> Any:
+        try:
+            return encode(value, self._named)
+        except NotPlain as error:
+            raise Unfit(f"the tests hand the program {error}") from None
+
+    def _named(self, value: Any) -> Message:
+        if isinstance(value, Live):
+            return {"live": object.__getattribute__(value, "_number")}
+        if isinstance(value, type) and isinstance(number := value.__dict__.get("_live_number"), int):
+            return {"live": number}
+        if is_iterator(value):
+            return {"iterator": [self._sent(item) for item in value]}
+        if callable(value):
+            self.callbacks.append(value)
+            return {"callback": len(self.callbacks) - 1}
+        raise NotPlain(f"an object of type {type(value).__name__}, which cannot leave their process")
+
+    def _received(self, data: Any) -> Any:
+        try:
+            return decode(data, self._stand_in)
+        except NotPlain as error:
+            raise self._ended(f"the program sent {error}") from None
+
+    def _stand_in(self, data: Message) -> Any:
+        number = data["live"]
+        if not isinstance(number, int):
+            raise TypeError("no number")
+        if number not in self.live:
+            if "exception" in data:
+                self.live[number] = _exception_class(str(data["exception"]), data["bases"], number)
+            else:
+                self.live[number] = Live(self, number, str(data.get("type", "")))
+        return self.live[number]
+
+    def _exception(self, told: Any) -> BaseException:
+        if not isinstance(told, dict):
+            return self._ended("the program answered nonsense")
+        kind = self.live.get(told.get("live", -1))
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            kind = _exception_class(str(told.get("name")), told.get("bases", []), None)
+        arguments = self._received(told.get("args", []))
+        try:
+            return kind(*arguments)  # type: ignore[no-any-return]
+        except Exception:
+            return Exception(str(told.get("text"))[:SHOWN_CHARS])
+
+
+def _exception_class(name: str, bases: Any, number: int | None) -> type[BaseException]:
+    """The built-in exception of that name, or a class of that name under the nearest built-in one."""
+    found = [getattr(builtins, str(base), None) for base in bases] if isinstance(bases, list) else []
+    kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, BaseException)]
+    nearest = kinds[0] if kinds else Exception
+    if nearest.__name__ == name or not issubclass(nearest, Exception | SystemExit | KeyboardInterrupt):
+        return nearest
+    return type(name[:SHOWN_CHARS] or "Exception", (nearest,), {} if number is None else {"_live_number": number})
+
+
+def _take_over(mine: Any, changed: Any) -> None:
+    """Change an argument as the program changed its copy."""
+    if isinstance(mine, list | bytearray) and isinstance(changed, list | bytearray):
+        mine[:] = changed
+    elif isinstance(mine, dict | set) and type(changed) in (dict, set):
+        mine.clear()
+        mine.update(changed)
+
+
+class Live:
+    """Something of the program's that is no plain data: a function, a class, an instance, a generator."""
+
+    def __init__(self, program: _Program, number: int, kind: str) -> None:
+        object.__setattr__(self, "_program", program)
+        object.__setattr__(self, "_number", number)
+        object.__setattr__(self, "_kind", kind)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self._program.do("call", self, *arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._program.do("get", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._program.do("set", self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """The program's own equality is asked between two of its objects, and nowhere else."""
+        if self is other:
+            return True
+        return isinstance(other, Live) and self._program.do("eq", self, other) is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(object.__getattribute__(self, "_number"))
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, Live) and self._program.do("isinstance", instance, self) is True
+
+    def __bool__(self) -> bool:
+        return self._program.do("bool", self) is True
+
+    def __iter__(self) -> Any:
+        found = self._program.do("iter", self)
+        return _Iterator(found) if isinstance(found, Live) else iter(found)
+
+    def __next__(self) -> Any:
+        return self._program.do("next", self)
+
+    def __len__(self) -> int:
+        return int(self._program.do("len", self))
+
+    def __str__(self) -> str:
+        return str(self._program.do("str", self))
+
+    def __repr__(self) -> str:
+        return str(self._program.do("repr", self))
+
+    def __int__(self) -> int:
+        return int(self._program.do("int", self))
+
+    def __float__(self) -> float:
+        return float(self._program.do("float", self))
+
+
+def _forwarded(operation: str) -> Any:
+    def method(self: Live, *arguments: Any) -> Any:
+        return self._program.do(operation, self, *arguments)
+
+    return method
+
+
+for _operation in ("getitem", "setitem", "delitem", "contains", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod",
+                   "pow", "neg", "and", "or", "xor", "abs", "radd", "rsub", "rmul", "enter", "exit"):  # fmt: skip
+    setattr(Live, f"__{_operation}__", _forwarded(_operation))
+
+
+class _Iterator:
+    def __init__(self, live: Live) -> None:
+        self.live = live
+
+    def __iter__(self) -> _Iterator:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.live)
+
+
+def _loaded(tree: ast.Module) -> list[str]:
+    """The names that the tests read, in order, each once."""
+    names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+    return [name for name in dict.fromkeys(names) if not name.startswith("__")]
+
+
+#: What test code may use and leave no trace: modules without state (`random` is seeded anew before each run).
+_PURE_MODULES = SHARED_MODULES - {"sys", "decimal", "dataclasses", "abc", "enum"}
+_STATEFUL = frozenset(
+    ["exec", "eval", "compile", "open", "globals", "vars", "setattr", "delattr", "sys", "builtins", "exit", "quit", "input", "breakpoint"]
+)
+
+
+def _is_traceless(tree: ast.Module) -> bool:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and not all(alias.name in _PURE_MODULES for alias in node.names):
+            return False
+        if isinstance(node, ast.ImportFrom) and node.module not in _PURE_MODULES:
+            return False
+        if isinstance(node, ast.Attribute) and (not isinstance(node.ctx, ast.Load) or node.attr.startswith("__")):
+            return False
+        if isinstance(node, ast.Name) and (node.id in _STATEFUL or node.id.startswith("__")):
+            return False
+    return True
+
+
+def _test_line(error: BaseException, code: str) -> str:
+    """The line of the tests that raised, to make the reason one that a person can act on."""
+    number, at = 0, error.__traceback__
+    while at is not None:
+        if isinstance(at, types.TracebackType) and at.tb_frame.f_code.co_filename == "<tests>":
+            number = at.tb_lineno
+        at = at.tb_next
+    lines = code.splitlines()
+    return f"{lines[number - 1].strip()[:SHOWN_CHARS]}: " if 0 < number <= len(lines) else ""
