@@ -182,6 +182,12 @@ def _compare(options: argparse.Namespace) -> None:
     _show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
 
 
+def _grade(options: argparse.Namespace) -> None:
+    from distill.grade import main
+
+    main(options.file, options.out, dict(_pair("--map", item) for item in options.map), options.think_close)
+
+
 def _traces_import(options: argparse.Namespace) -> None:
     from distill.recipe_file import parse_filters
     from teacher.funnel import as_lines
@@ -356,6 +362,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RESULT",
         help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
     )
+    grades = command(commands, "grade", _grade, "a verdict for each row of a JSONL file", recipe=None)
+    grades.add_argument("file", metavar="FILE", help="rows of id, kind, reference or tests, response")
+    grades.add_argument("--out", metavar="FILE", help="where the verdicts go (default: standard output)")
+    grades.add_argument("--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output")
+    grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")
     traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(
         required=True, metavar="COMMAND"
     )

@@ -6,26 +6,56 @@ import re
 
 from distill.verify.marks import last_boxed, last_tagged
 
-_LETTER = r"[(*]{0,3}([A-Z])[)*]{0,3}(?![A-Za-z'])"
-_FIRST = re.compile(rf"\W*(?:\\(?:text|textbf|mathrm|mathbf)\{{)?{_LETTER}")
+SHORT = 200  # characters; an answer no longer than this may be the option itself: "B) Paris"
+
+# Every repetition is bounded, for the texts are a model's. Pieces: a letter in whatever brackets ("A" before a word
+# that goes on with the sentence is the article), the nouns that announce it, and what stands between them.
+_WRAPPER = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s{0,3}\{\s{0,3}|\\\(|[(\[*_$\"'\u201c`]){0,6}"
+_GOES_ON = r"\s{1,9}(?!because|since|as|which|and|with|is|for|due|by)[a-z]"
+_LETTER = f"{_WRAPPER}(?:A(?!{_GOES_ON})|[B-Z])" + r"(?![A-Za-z'\u2019])"
+_NOUN = r"(?:answer|choice|option|solution|letter|response|\u7b54\u6848|\u9009\u9879)"
+_IS = r"(?:\s{1,9}(?:is|are|would be|must be|should be)|\s{0,9}[:=]|\u662f|\u4e3a|\uff1a)"
+_GAP = r"[\s:*_]{0,9}"
+_NAMED = rf"(?:the\s{{1,9}})?(?:{_NOUN}\s{{1,9}})?({_LETTER})"
+_CLOSED = r"[)\]*_.:]{0,6}"
+_VERB = r"(?:choose|pick|select|go with|conclude)"
+
+_ONLY = re.compile(r"[A-Z](?![A-Za-z])")
+_BRACKETED = re.compile(r"\(([A-Z])\)")
+_FIRST = re.compile(rf"\W{{0,9}}(?:option|choice|answer)?\W{{0,9}}({_LETTER})", re.IGNORECASE)
+_OPTION = re.compile(rf"\s{{0,9}}({_LETTER})\s{{0,3}}(?:[)\].:]|$)")
 # The last match of the first pattern that matches anywhere decides.
 _SAID = (
-    re.compile(rf"(?:ANSWER|Answer|answer)\**[ \t]*:[\s*]*{_LETTER}"),
-    re.compile(rf"(?:answer|choice|option)\s+is[\s:]*(?:option\s+|choice\s+)?{_LETTER}"),
-    re.compile(rf"^[ \t]*{_LETTER}[ \t]*[.):]?[ \t]*$", re.MULTILINE),
+    re.compile(rf"\bfinal {_NOUN}[*_]{{0,4}}{_IS}{_GAP}{_NAMED}", re.IGNORECASE),
+    re.compile(rf"{_NOUN}[*_]{{0,4}}{_IS}{_GAP}{_NAMED}", re.IGNORECASE),
+    re.compile(rf"\b{_VERB}\s{{1,9}}{_NAMED}", re.IGNORECASE),
+    re.compile(rf"(?<![A-Za-z])({_LETTER}){_CLOSED}\s{{1,3}}is (?:the )?(?:correct|right|best|answer)", re.IGNORECASE),
+    re.compile(rf"^[ \t]{{0,9}}({_LETTER})[ \t)\]*_$.:\"}}\u201d]{{0,12}}$", re.MULTILINE),
 )
 
 
 def extract_choice(answer: str) -> str | None:
     r"""The chosen letter, by its strongest mark, the last of its kind; None where no mark stands.
 
-    Marks: ``\boxed{B}``, ``<answer>B</answer>``, "ANSWER: B", "the answer is (B)", a line with a lone letter.
+    Marks: ``\boxed{B}``, ``<answer>B</answer>``, "final answer: B", "ANSWER: B", "the answer is (B)", "I choose B",
+    "B is correct", a line with a lone letter, and a short answer of one line that begins as an option does. A
+    letter that merely stands in the reasoning is none.
     """
     for marked in (last_boxed(answer), last_tagged(answer)):
         if marked is not None and (match := _FIRST.match(marked)):
-            return match[1]
+            return _upper(match[1])
     for pattern in _SAID:
-        found = pattern.findall(answer)
+        found = [letter for letter in map(_upper, pattern.findall(answer)) if letter]
         if found:
-            return str(found[-1])
-    return None
+            return found[-1]
+    line = answer.strip()
+    if len(line) > SHORT or "\n" in line or len(set(_BRACKETED.findall(line))) > 1:
+        return None
+    match = _OPTION.match(line)
+    return _upper(match[1]) if match else None
+
+
+def _upper(found: str) -> str | None:
+    """The letter itself; None for a small one, which is a word."""
+    letters = _ONLY.findall(found.rpartition("{")[2])
+    return str(letters[-1]) if letters else None

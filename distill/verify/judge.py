@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from distill.verify.judgement import Judgement
 from distill.verify.maths import external, grader
 from distill.verify.maths.extraction import extract_answer
 from distill.verify.sandbox import SandboxDied, Verdicted
+
+AHEAD = 2048  # texts that a stream holds, so that programs and math-verify have something to do
 
 _CUT = (FinishReason.LENGTH, FinishReason.ABORT)
 
@@ -55,36 +58,45 @@ def check_many(
 ) -> list[Judgement]:
     """Judge many texts; the judgements come in the order of the texts.
 
-    Programs run side by side, one for each core, and equal programs with equal tests only once; comparisons that only
-    math-verify can settle run beside them. ``on_done`` is called with the number of texts judged so far.
+    ``on_done`` is called with the number of texts judged so far.
+
+    Raises:
+        UserError: as `check`.
+    """
+    done: list[Judgement] = []
+    for judgement in check_stream(responses, tags=tags):
+        done.append(judgement)
+        if on_done is not None:
+            on_done(len(done))
+    return done
+
+
+def check_stream(
+    responses: Iterable[Response | Judgement], *, tags: tuple[ThoughtTags, ...] = KNOWN_TAGS
+) -> Iterator[Judgement]:
+    """Judge texts as they come, in their order, holding AHEAD of them at the most; a judgement among them is passed on.
+
+    Programs run side by side, one for each core, and equal programs with equal tests that are held together only once;
+    comparisons that only math-verify can settle run beside them.
 
     Raises:
         UserError: as `check`.
     """
     flying: dict[str, Future[Verdicted]] = {}
-    done: list[Judgement | None] = []
-    waiting: list[tuple[int, Callable[[], Judgement]]] = []
-    count = 0
-
-    def tell() -> None:
-        nonlocal count
-        count += 1
-        if on_done is not None:
-            on_done(count)
-
+    held: deque[Judgement | Callable[[], Judgement]] = deque()
     with ThreadPoolExecutor(external.WORKERS, "math-verify") as threads:
-        for row, response in enumerate(responses):
-            begun = _begin(response, tags, flying, threads)
-            if isinstance(begun, Judgement):
-                done.append(begun)
-                tell()
-            else:
-                done.append(None)
-                waiting.append((row, begun))
-        for row, wait in waiting:
-            done[row] = wait()
-            tell()
-    return [judgement for judgement in done if judgement is not None]
+        for response in responses:
+            held.append(response if isinstance(response, Judgement) else _begin(response, tags, flying, threads))
+            if len(held) == AHEAD:
+                yield _waited(held.popleft())
+                if len(flying) > AHEAD:
+                    flying = {key: future for key, future in flying.items() if not future.done()}
+        while held:
+            yield _waited(held.popleft())
+
+
+def _waited(begun: Judgement | Callable[[], Judgement]) -> Judgement:
+    return begun if isinstance(begun, Judgement) else begun()
 
 
 def _begin(

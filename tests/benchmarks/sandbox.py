@@ -42,7 +42,7 @@ def works(quick: bool) -> list[Work]:
         if row["task_id"] not in SLOW:
             found.append(Work(row["code"], "\n".join([*row["test_imports"], *row["test_list"]]), None))
     both = [work for one in found for work in (one, one._replace(program=one.program + "\nraise SystemExit(1)\n"))]
-    return both[::12] if quick else both
+    return both[::13] if quick else both
 
 
 #: Their reference solutions compute for seconds, which would measure Python and not the graders.

@@ -26,6 +26,7 @@ _LINK = re.compile(
 )
 _LINKING = re.compile(r",|;|\b(?:and|or)\b")
 _BARE = re.compile(r"[-+\d.,\s/%$^*()\[\]{}=<>|\\a-zA-Z_!:\u00b0\u2212\u221a\u03c0\u221e\u20ac\u00a3]+")
+_DIGIT = re.compile(r"\d")
 _COMMAND = re.compile(r"\\[a-zA-Z]+\s*(?:\{[a-zA-Z ]*\})?")
 _PROSE = re.compile(r"[a-zA-Z]{2,}\s+[a-zA-Z]{2,}|[a-zA-Z]{3,}\s+[^\s\d]")
 
@@ -53,6 +54,8 @@ def extract_answer(text: str) -> str | None:
     if len(bare) > BARE_CHARS or "\n" in bare:
         return None
     if not _BARE.fullmatch(bare) or bare.count("{") != bare.count("}"):
+        return None
+    if not (_DIGIT.search(bare) or bare.startswith(("$", "\\")) or len(bare) == 1):  # a word is no mathematics
         return None
     return None if _PROSE.search(_COMMAND.sub(" ", bare)) else bare or None
 

@@ -1,7 +1,8 @@
 """The parent's side of the sandbox: warm servers for each process, started when first needed.
 
-One server runs programs, the others their tests (see `server`, `tests_server`). ``DISTILL_SANDBOX=weak`` in the environment
-accepts, on machines that refuse namespaces, what is left: limits, and seccomp and Landlock where the kernel has them.
+One server runs programs, the others their tests (see `server`, `tests_server`). ``DISTILL_SANDBOX=weak`` in the
+environment accepts, on machines that refuse namespaces, what is left: limits, and seccomp and Landlock where the
+kernel has them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Server:
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", path, mode, *arguments, self.folder],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={},
@@ -255,5 +256,5 @@ def _refused(why: str) -> UserError:
         os.environ.get("DISTILL_SANDBOX"),
         f"this machine refuses to isolate untrusted programs ({why})",
         "allow user namespaces (Linux 5.12 or later), or set DISTILL_SANDBOX=weak to run programs with limits, and "
-        "seccomp and Landlock where the kernel has them: without those two they can read your files and use the network",
+        "seccomp and Landlock where the kernel has them (without those, they can read your files and use the network)",
     )

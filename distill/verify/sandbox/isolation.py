@@ -28,11 +28,11 @@ _NEW_NAMESPACES = NEW_PIDS | 0x00020000 | 0x08000000 | 0x10000000 | 0x40000000  
 def enter_namespaces(root: str, slots: int) -> None:
     """Leave the user's machine for an empty one; returns as the first process of the new pid namespace.
 
-    ``root`` is an empty folder that becomes the root of the file system; outside it stays as it was. Inside there are the
-    standard library, the shared libraries, and ``slots`` temporary folders, each a small file system in memory.
+    ``root`` is an empty folder that becomes the root of the file system; outside it stays as it was. Inside there
+    are the standard library, the shared libraries, and ``slots`` temporary folders, each a small file system in
+    memory.
 
-    Raises:
-        OSError: the kernel, or the container around us, refuses one of the steps.
+    Raises: OSError: the kernel, or the container around us, refuses one of the steps.
     """
     uid, gid = os.getuid(), os.getgid()
     call("unshare", _NEW_NAMESPACES)

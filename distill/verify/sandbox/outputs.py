@@ -1,9 +1,9 @@
 """Whether a script's output is the expected one: the rules of a tolerant checker, written down.
 
 1. Lines are compared in order. Blanks at the ends of lines and empty lines at the end do not matter.
-2. Where two lines differ as texts, their words (what blanks separate) are compared: as many, each equal as a text, or
-   both decimal numbers of which at least one is written with a point or an exponent, and close: within 1e-6, absolutely
-   or relative to the expected one. Whole numbers must be equal digit by digit.
+2. Where two lines differ as texts, their words (what blanks separate) are compared: as many, each equal as a text,
+   or both decimal numbers of which at least one is written with a point or an exponent, and close: within 1e-6,
+   absolutely or relative to the expected one. Whole numbers must be equal digit by digit.
 3. Case matters, and so do empty lines in between.
 
 What is not known here: problems with several right answers need a checker of their own; these tests have none.

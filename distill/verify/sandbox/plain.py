@@ -1,8 +1,8 @@
 """Values as plain data between a program and its tests, and the link they travel over.
 
-What arrives is built anew from exact built-in types, so nothing that a program returns brings code with it: no object
-that equals everything, no list with its own ``__len__``. What is no plain data stays where it is and is *named* to the
-other side by a number (``live``).
+What arrives is built anew from exact built-in types, so nothing that a program returns brings code with it: no
+object that equals everything, no list with its own ``__len__``. What is no plain data stays where it is and is
+*named* to the other side by a number (``live``).
 
 Standard library only: this runs in the sandbox's processes, which import nothing else.
 """
@@ -24,7 +24,8 @@ DEEPEST = 150  # lists in lists
 
 Message = dict[str, Any]
 _EXACT_IN_JSON = 1 << 53
-_ITERATORS = (map, filter, zip, enumerate, range, reversed, types.GeneratorType, type(iter([])), type(iter(())), type(iter({})),
+_ITERATORS: tuple[Any, ...] = (map, filter, zip, enumerate, range, reversed, types.GeneratorType, 
+              type(iter([])), type(iter(())), type(iter({})),
               type({}.keys()), type({}.values()), type({}.items()))  # fmt: skip
 
 
@@ -63,12 +64,14 @@ def _encoded(value: Any, live: Callable[[Any], Message], depth: int) -> Any:
     if isinstance(value, tuple):
         return {"tuple": items(tuple.__iter__(value))}
     if isinstance(value, dict):
-        name = {collections.Counter: "Counter", collections.OrderedDict: "OrderedDict"}.get(kind, "dict")
+        name = kind.__name__ if kind in (collections.Counter, collections.OrderedDict) else "dict"
         return {name: [items(pair) for pair in dict.items(value)]}
     if isinstance(value, list):
         return items(list.__iter__(value))
-    if isinstance(value, set | frozenset):
-        return {"frozenset" if isinstance(value, frozenset) else "set": items(value.__class__.__iter__(value))}
+    if isinstance(value, frozenset):
+        return {"frozenset": items(frozenset.__iter__(value))}
+    if isinstance(value, set):
+        return {"set": items(set.__iter__(value))}
     if isinstance(value, bytes | bytearray):
         return {"bytearray" if isinstance(value, bytearray) else "bytes": bytes(value).hex()}
     if isinstance(value, str):

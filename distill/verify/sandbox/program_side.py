@@ -7,6 +7,7 @@ program's doing. Standard library only.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import operator
 import os
 import sys
@@ -23,18 +24,22 @@ SOURCE, LINK = 3, 4  # file descriptors
 SHOWN_CHARS = 200
 #: Modules whose functions and classes the tests' side may import for itself when a program has them by their own name.
 SHARED_MODULES = frozenset(
-    {"sys", "math", "cmath", "collections", "itertools", "functools", "operator", "string", "re", "heapq", "bisect", "typing", "datetime",
-     "decimal", "fractions", "statistics", "copy", "json", "random", "abc", "enum", "dataclasses", "numbers"}
+    {"sys", "math", "cmath", "collections", "itertools", "functools", "operator", "string", "re", "heapq",
+     "bisect", "typing", "datetime", "decimal", "fractions", "statistics", "copy", "json", "random",
+     "abc", "enum", "dataclasses", "numbers"}
 )  # fmt: skip
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
-    "get": getattr, "set": setattr, "iter": iter, "next": next, "len": len, "str": str, "repr": repr, "hash": hash, "bool": bool,
+    "get": getattr, "set": setattr, "iter": iter, "next": next, "len": len, "str": str, "repr": repr,
+    "hash": hash, "bool": bool,
     "isinstance": isinstance, "issubclass": issubclass, "getitem": operator.getitem, "setitem": operator.setitem,
     "delitem": operator.delitem, "contains": operator.contains, "eq": operator.eq, "lt": operator.lt, "le": operator.le,
     "gt": operator.gt, "ge": operator.ge, "add": operator.add, "sub": operator.sub, "mul": operator.mul,
-    "truediv": operator.truediv, "floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow, "neg": operator.neg,
+    "truediv": operator.truediv, "floordiv": operator.floordiv, "mod": operator.mod,
+    "pow": operator.pow, "neg": operator.neg,
     "and": operator.and_, "or": operator.or_, "xor": operator.xor, "int": int, "float": float, "abs": abs,
-    "radd": lambda right, left: left + right, "rsub": lambda right, left: left - right, "rmul": lambda right, left: left * right,
+    "radd": lambda right, left: left + right, "rsub": lambda right, left: left - right,
+    "rmul": lambda right, left: left * right,
     "enter": lambda value: type(value).__enter__(value), "exit": lambda value, *why: type(value).__exit__(value, *why),
 }  # fmt: skip
 
@@ -160,7 +165,8 @@ class _Server:
         return callback
 
     def raised(self, error: BaseException) -> Message:
-        """An exception by its name, the built-in classes that it descends from, and its arguments as far as they are plain."""
+        """An exception by its name, the built-in classes that it descends from, and its arguments as far as they
+        are plain."""
         told: Message = {"name": type(error).__name__, "bases": _builtin_bases(type(error)), "text": shown(error)}
         try:
             told["args"] = encode(list(error.args), self.named)
@@ -173,7 +179,8 @@ class _Server:
 
 
 def _builtin_bases(kind: type[BaseException]) -> list[str]:
-    return [base.__name__ for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base and base is not object]
+    bases = [base for base in kind.__mro__ if base is not object]
+    return [base.__name__ for base in bases if getattr(builtins, base.__name__, None) is base]
 
 
 def _source() -> str:
@@ -190,10 +197,8 @@ def _module(name: str) -> types.ModuleType:
 
 
 def _complain(error: BaseException) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the cap on what it may write
         os.write(2, shown(error).encode("utf-8", "replace"))
-    except OSError:
-        pass  # the cap on what it may write
 
 
 def shown(error: BaseException) -> str:

@@ -1,9 +1,10 @@
 """The process that forks for each program: a warm interpreter behind walls.
 
-It is a program of its own (``python -I -S server.py MODE SLOTS FOLDER``), imports the standard library alone and stays small,
-because what it holds is copied into every child. Orders come as datagrams on standard input, each with the file
-descriptors that the child gets; what becomes of the child goes back the same way. The programs themselves travel through
-those descriptors, so that no program's text, and nothing of any tests, is ever in the memory that children inherit.
+It is a program of its own (``python -I -S server.py MODE SLOTS FOLDER``), imports the standard library alone and
+stays small, because what it holds is copied into every child. Orders come as datagrams on standard input, each with
+the file descriptors that the child gets; what becomes of the child goes back the same way. The programs themselves
+travel through those descriptors, so that no program's text, and nothing of any tests, is ever in the memory that
+children inherit.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ OPEN_FILES = 64
 BROKEN = 117  # the exit code of a child that could not be confined
 _NO_CAPS_HEADER, _NO_CAPS = struct.pack("Ii", 0x20080522, 0), bytes(24)
 #: Modules that programs often import: loaded here once, they cost a child nothing.
-PRELOADED = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string", "typing")
+PRELOADED = (
+    "bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re",
+    "string", "typing",
+)  # fmt: skip
 
 
 class Child(NamedTuple):
@@ -101,7 +105,8 @@ class Server:
             self.stop_late_ones()
 
     def take_order(self) -> int | None:
-        """Do what the next datagram says: the pidfd of a new child, -1 where there is none, None when the client is gone."""
+        """Do what the next datagram says: the pidfd of a new child, -1 where there is none, None when the client is
+        gone."""
         data, fds, _, _ = socket.recv_fds(self.client, 1 << 16, 16)
         if not data:
             return None
@@ -169,7 +174,8 @@ class Server:
             raise OSError("seccomp")
 
     def stop_late_ones(self) -> None:
-        """Kill what used up its CPU time, or its wall time, which is longer: a busy machine is not a program's fault."""
+        """Kill what used up its CPU time, or its wall time, which is longer: a busy machine is not a program's
+        fault."""
         now = time.monotonic()
         for pidfd in [pidfd for pidfd, deadline in self.deadlines.items() if deadline <= now]:
             child = self.children[pidfd]

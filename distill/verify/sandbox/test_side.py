@@ -1,12 +1,13 @@
 """The process of the tests of one program, which runs elsewhere: what it defines is here as stand-ins.
 
 A call of a stand-in sends plain data over the link and builds the result anew from exact built-in types, so that
-equality, ``assert`` and every built-in function are ours. A program's own objects (instances of its classes, generators)
-stay with it and are here as `Live`: their methods and attributes are asked for over the link and give plain data again;
-one is equal to nothing but a live object of the same program, and only there is the program's own ``==`` asked.
+equality, ``assert`` and every built-in function are ours. A program's own objects (instances of its classes,
+generators) stay with it and are here as `Live`: their methods and attributes are asked for over the link and give
+plain data again; one is equal to nothing but a live object of the same program, and only there is the program's own
+``==`` asked.
 
-What is shared with a program that runs in the tests' interpreter: arguments that it changes in place are changed here
-too; a function of the tests that is handed to it is called back. Standard library only.
+What is shared with a program that runs in the tests' interpreter: arguments that it changes in place are changed
+here too; a function of the tests that is handed to it is called back. Standard library only.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def prepare(text: str) -> Tests:
 def run(tests: Tests, entry: str | None, link_fd: int) -> tuple[str, str]:
     """Run tests over the names of the program behind the link.
 
-    Returns:
-        An outcome, "passed", "failed", "ended" (the program, before its tests) or "unfit" (see `Unfit`), and its detail.
+    Returns: An outcome, "passed", "failed", "ended" (the program, before its tests) or "unfit" (see `Unfit`), and
+        its detail.
     """
     program = _Program(Link(link_fd))
     try:
@@ -246,7 +247,7 @@ class _Program:
             kind = _exception_class(str(told.get("name")), told.get("bases", []), None)
         arguments = self._received(told.get("args", []))
         try:
-            return kind(*arguments)  # type: ignore[no-any-return]
+            return kind(*arguments)
         except Exception:
             return Exception(str(told.get("text"))[:SHOWN_CHARS])
 
@@ -335,7 +336,8 @@ def _forwarded(operation: str) -> Any:
     return method
 
 
-for _operation in ("getitem", "setitem", "delitem", "contains", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod",
+for _operation in ("getitem", "setitem", "delitem", "contains", "lt", "le", "gt", "ge", "add", "sub", "mul",
+                   "truediv", "floordiv", "mod",
                    "pow", "neg", "and", "or", "xor", "abs", "radd", "rsub", "rmul", "enter", "exit"):  # fmt: skip
     setattr(Live, f"__{_operation}__", _forwarded(_operation))
 
@@ -360,8 +362,9 @@ def _loaded(tree: ast.Module) -> list[str]:
 #: What test code may use and leave no trace: modules without state (`random` is seeded anew before each run).
 _PURE_MODULES = SHARED_MODULES - {"sys", "decimal", "dataclasses", "abc", "enum"}
 _STATEFUL = frozenset(
-    ["exec", "eval", "compile", "open", "globals", "vars", "setattr", "delattr", "sys", "builtins", "exit", "quit", "input", "breakpoint"]
-)
+    {"exec", "eval", "compile", "open", "globals", "vars", "setattr", "delattr", "sys", "builtins", "exit", "quit",
+     "input", "breakpoint"}
+)  # fmt: skip
 
 
 def _is_traceless(tree: ast.Module) -> bool:

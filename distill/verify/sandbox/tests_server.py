@@ -1,11 +1,11 @@
 """The process that runs tests, those of one program after another; the programs run elsewhere (`server`).
 
-Tests are trusted, and still kept behind the same walls as programs: namespaces, limits, filtered calls. Test code that can
-leave no trace (`test_side.Tests.traceless`) runs in this process itself, which costs no fork; any other in a child of its own.
-Time is kept by the client, which kills this process and starts another when tests never end.
+Tests are trusted, and still kept behind the same walls as programs: namespaces, limits, filtered calls. Test code
+that can leave no trace (`test_side.Tests.traceless`) runs in this process itself, which costs no fork; any other in
+a child of its own. Time is kept by the client, which kills this process and starts another when tests never end.
 
-A program of its own (``python -I -S tests_server.py MODE FOLDER``); orders come as datagrams on standard input, each with
-the descriptors of the tests' text and of the link to the program. Standard library only.
+A program of its own (``python -I -S tests_server.py MODE FOLDER``); orders come as datagrams on standard input,
+each with the descriptors of the tests' text and of the link to the program. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distill.verify.sandbox import test_side
     from distill.verify.sandbox.isolation import die_with_parent, enter_namespaces, settle
+    from distill.verify.sandbox.program_side import shown
     from distill.verify.sandbox.walls import CallFilter
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import test_side
     from isolation import die_with_parent, enter_namespaces, settle
+    from program_side import shown
     from walls import CallFilter
 
     del sys.path[0]
@@ -54,7 +56,7 @@ def _judge(source: int, link: int) -> tuple[str, str]:
     try:
         tests = test_side.prepare(job["code"])
     except (SyntaxError, ValueError, RecursionError) as error:
-        return "bad_tests", test_side.shown(error)
+        return "bad_tests", shown(error)
     if tests.traceless:
         sys.modules["random"].seed(0)
         return test_side.run(tests, job["entry_point"], link)

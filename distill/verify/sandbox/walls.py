@@ -1,8 +1,8 @@
 """Two walls of the kernel around one process: a filter on its system calls, and the files that it may reach.
 
-seccomp (Linux 3.17) refuses the calls that untrusted programs have no business with; Landlock (Linux 5.13) leaves them a
-few folders. Both need no privileges, cannot be taken off, and are inherited. Where the kernel (or the processor, of which
-we know two) lacks one, the other walls stand alone, and the server says so.
+seccomp (Linux 3.17) refuses the calls that untrusted programs have no business with; Landlock (Linux 5.13) leaves
+them a few folders. Both need no privileges, cannot be taken off, and are inherited. Where the kernel (or the
+processor, of which we know two) lacks one, the other walls stand alone, and the server says so.
 
 Standard library only: this runs in the sandbox's processes, which import nothing else.
 """
@@ -64,7 +64,8 @@ _REFUSE, _UNKNOWN = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 
 
 def _assembled(lines: list[tuple[int, int, str, str] | str]) -> bytes:
-    """Instructions (operation, constant, label if true, label if false; "" is the next one) between labels, as BPF."""
+    """Instructions (operation, constant, label if true, label if false; "" is the next one) between labels, as
+    BPF."""
     places: dict[str, int] = {}
     code: list[tuple[int, int, str, str]] = []
     for line in lines:
@@ -77,7 +78,8 @@ def _assembled(lines: list[tuple[int, int, str, str] | str]) -> bytes:
 
 
 def _filter(forbidden: list[int], own_pid: int | None) -> bytes:
-    """Refuse these calls; with ``own_pid`` also new processes (threads are allowed) and signals to any other process."""
+    """Refuse these calls; with ``own_pid`` also new processes (threads are allowed) and signals to any other
+    process."""
     which = 0 if _ARCHITECTURE == _X86_64 else 1
     lines: list[tuple[int, int, str, str] | str] = [
         (_LOAD, _ARCH, "", ""),
@@ -156,7 +158,8 @@ class FileRules:
                 os.close(folder)
 
     def put_on(self, fd: int) -> None:
-        """From now on, for good, from the descriptor ``fd`` of these rules, which is closed. OSError where it fails."""
+        """From now on, for good, from the descriptor ``fd`` of these rules, which is closed. OSError where it
+        fails."""
         _checked(libc.syscall(_RESTRICT_SELF, fd, 0))
         os.close(fd)
 

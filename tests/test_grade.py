@@ -1,0 +1,118 @@
+"""`distill grade`: a verdict for each row, in order, whatever the rows hold; whole lines; agreement with real labels."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from distill.cli import main
+from distill.records import Verdict
+
+CASES = Path(__file__).parent / "cases"
+ROWS = [
+    {"id": 1, "kind": "math", "reference": "5", "response": r"<think>\boxed{6}</think>\boxed{5}"},
+    {"id": "b", "kind": "math", "reference": 5, "response": r"\boxed{6}", "problem_id": "p", "sample_index": 3},
+    {"id": 3, "kind": "choice", "reference": "C", "response": "The answer is (C)."},
+    {"id": 4, "kind": "code", "tests": {"type": "python", "code": "assert f(1) == 2"}, "response": "```python\ndef f(x): return x + 1\n```"},
+    {"id": 5, "kind": "code", "tests": {"type": "stdio", "cases": [{"input": "3", "output": "0.3333333"}]},
+     "response": "```python\nprint(1 / int(input()))\n```"},
+    {"id": 6, "kind": "open", "response": "A poem."},
+    {"id": 7, "kind": "math", "reference": "5", "prefill": "<think>", "response": "so far", "finish_reason": "length"},
+    {"id": 8, "kind": "math", "reference": "5", "response": "nothing"},
+    {"id": 9, "kind": "math", "reference": ["5", "6"], "response": r"\boxed{6}"},
+    {"id": 10, "kind": "math", "reference": "", "response": r"\boxed{6}"},
+]  # fmt: skip
+WANTED = ["correct", "wrong", "correct", "correct", "correct", "unverified", "truncated", "no_answer", "correct", "bad_reference"]
+BAD = [
+    b"not json", b"[1, 2]", b'"text"', b"{}", b'{"id": 11}', b'{"id": 12, "kind": "maths", "response": "x"}', b'{"id": 13, "kind": "math", "response": 5}',
+    b'{"id": 14, "kind": "math", "reference": "5", "response": "x", "finish_reason": "eos"}', b'{"id": 15, "kind": "math", "reference": {"any": 5}, "response": "x"}',
+    b'{"id": 16, "kind": "code", "tests": [], "response": "x"}', b"\xff\xfe", b'{"id": ' + b"[" * 100_000, b'{"id": 1e999, "kind": null}', b'{"a": ' + b"9" * 10_000 + b"}",
+]  # fmt: skip
+
+
+def grade(path: Path, capsys, *options: str) -> list[dict]:
+    out = path.with_suffix(".out")
+    assert main(["grade", str(path), "--out", str(out), *options]) == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_every_kind_of_row_in_order(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
+    told = grade(file, capsys)
+    assert [row["verdict"] for row in told] == WANTED
+    assert [row["id"] for row in told] == [row["id"] for row in ROWS]
+    assert told[1]["problem_id"] == "p" and told[1]["sample_index"] == 3
+    assert told[0].keys() == {"id", "verdict", "extracted", "reason", "seconds"} and told[0]["extracted"] == "5"
+    assert "10 rows: 5 correct" in capsys.readouterr().err
+
+
+def test_malformed_rows_are_errors_with_their_reason_and_never_fewer(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    lines = [line for bad in BAD for line in (json.dumps(ROWS[0]).encode(), bad)]
+    file.write_bytes(b"\n".join(lines))
+    told = grade(file, capsys)
+    assert [row["verdict"] for row in told] == ["correct", "error"] * len(BAD)
+    assert all(row["reason"].startswith("malformed row: ") for row in told[1::2])
+
+
+def test_fields_and_tags_may_have_other_names(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"id": 1, "kind": "math", "gold": "5", "output": r"\boxed{6}[done]\boxed{5}"}))
+    told = grade(file, capsys, "--map", "reference=gold,response=output", "--think-close", "[done]")
+    assert told[0]["verdict"] == "correct"
+
+
+def test_wrong_use_is_one_error(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}")
+    for options in (
+        [str(tmp_path / "none")], [str(file), "--out", str(tmp_path)], [str(file), "--out", str(file)], [str(file), "--map", "answer=x"],
+        [str(file), "--out", "/dev/null/x"],
+    ):  # fmt: skip
+        assert main(["grade", *options]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+    assert file.read_text() == "{}"
+
+
+def test_an_interrupted_run_leaves_whole_lines(tmp_path):
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    tests = {"type": "python", "code": "assert f(1) == 2"}
+    with file.open("w") as stream:
+        for n in range(20_000):
+            program = f"```python\nn = {n}\ndef f(x): return x + 1\n```"
+            stream.write(json.dumps({"id": n, "kind": "code", "tests": tests, "response": program}) + "\n")
+    command = [sys.executable, "-m", "distill.cli", "grade", str(file), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=CASES.parents[1], stderr=subprocess.PIPE)
+    while not out.exists() or out.stat().st_size < 5000:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    lines = out.read_bytes().splitlines(keepends=True)
+    assert lines[-1].endswith(b"\n") and [json.loads(line)["id"] for line in lines] == list(range(len(lines)))
+
+
+DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA} (set DISTILL_DATA)")
+@pytest.mark.parametrize("name", ["gsm8k_openai_6b_175b", "math_cot_100x8_qwen25math", "qwen25_32b_prompted_long_cot", "sky_t1_14b_long_cot_aime_amc"])
+def test_real_responses_agree_with_their_labels_but_for_those_explained(name, tmp_path, capsys):
+    """Each disagreement stands in `cases/output_disagreements.jsonl` with who is right and why, and no other does."""
+    file = tmp_path / "rows.jsonl"
+    rows = [json.loads(line) for line in (DATA / "outputs" / f"{name}.jsonl").read_text().splitlines()]
+    whole = [(n, row) for n, row in enumerate(rows) if not row.get("cut_here")]
+    file.write_text("\n".join(json.dumps({"id": n, "kind": "math", "reference": str(row["gold"]), "response": row["response"]}) for n, row in whole))
+    told = grade(file, capsys)
+    assert not [row for row in told if row["verdict"] in (Verdict.ERROR, Verdict.TIMEOUT)]
+    differing = {n for (n, row), found in zip(whole, told, strict=True) if (found["verdict"] == "correct") != row["label"]}
+    table = [json.loads(line) for line in (CASES / "output_disagreements.jsonl").read_text().splitlines()]
+    explained = {row["row"] for row in table if row["file"] == name}
+    print(name, len(rows) - len(whole), "cut;", Counter(row["verdict"] for row in told), f"agreement {1 - len(differing) / len(whole):.4f}")
+    assert differing == explained
