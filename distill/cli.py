@@ -365,7 +365,9 @@ def _parser() -> argparse.ArgumentParser:
     grades = command(commands, "grade", _grade, "a verdict for each row of a JSONL file", recipe=None)
     grades.add_argument("file", metavar="FILE", help="rows of id, kind, reference or tests, response")
     grades.add_argument("--out", metavar="FILE", help="where the verdicts go (default: standard output)")
-    grades.add_argument("--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output")
+    grades.add_argument(
+        "--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
+    )
     grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")
     traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(
         required=True, metavar="COMMAND"

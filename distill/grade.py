@@ -45,7 +45,9 @@ def grade(
             if line.strip():
                 row, response = _read(line, fields)
                 theirs = {name: fields.get(name, name) for name in KEPT}
-                about.append({ours: row.get(name) for ours, name in theirs.items() if ours == "id" or name in row})
+                about.append(
+                    {ours: row.get(name) for ours, name in theirs.items() if ours == "id" or name in row}
+                )
                 yield response
 
     counts: Counter[Verdict] = Counter()
@@ -79,7 +81,9 @@ def _read(line: bytes, fields: dict[str, str]) -> tuple[dict[str, Any], Response
     try:
         finish = None if value("finish_reason") is None else FinishReason(value("finish_reason"))
     except ValueError:
-        return row, _malformed(f"finish_reason {value('finish_reason')!r} is none of {', '.join(FinishReason)}")
+        return row, _malformed(
+            f"finish_reason {value('finish_reason')!r} is none of {', '.join(FinishReason)}"
+        )
     reference = value("reference")
     if isinstance(reference, int | float) and not isinstance(reference, bool):
         reference = str(reference)
@@ -134,7 +138,11 @@ def main(path: str, out_path: str | None, fields: dict[str, str], think_close: s
         raise UserError("--out", out_path, "is the file that is read", "name another")
     tags = (ThoughtTags(close=think_close),) if think_close else ()
     with open(path, "rb") as lines:
-        out = os.open(out_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if out_path else sys.stdout.fileno()
+        out = (
+            os.open(out_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            if out_path
+            else sys.stdout.fileno()
+        )
         try:
             counts = grade(lines, out, fields, tags)
         finally:

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RIGHT = "def f(x):\n    return 2 * x + 1\n"
-TESTS = {"type": "python", "code": "assert f(3) == 7\nassert f(-2) == -3", "entry_point": "f", "time_limit": 0.5, "memory_mb": 256}
+TESTS = {
+    "type": "python",
+    "code": "assert f(3) == 7\nassert f(-2) == -3",
+    "entry_point": "f",
+    "time_limit": 0.5,
+    "memory_mb": 256,
+}
 TOKEN = "the-answer-is-5c1f0e"
 SECRET = {
     "type": "python",
@@ -179,7 +185,9 @@ def attack(times: int) -> dict[str, Any]:
     tempfile.tempdir = folder  # whatever we make ourselves
     box = Sandbox(os.environ.get("DISTILL_SANDBOX", "namespaces"))
     began = time.monotonic()
-    waiting = [(one.name, box.submit(job_of(one.program, one.tests))) for _ in range(times) for one in ATTACKS]
+    waiting = [
+        (one.name, box.submit(job_of(one.program, one.tests))) for _ in range(times) for one in ATTACKS
+    ]
     judged: dict[str, collections.Counter[str]] = {}
     reasons: dict[str, str] = {}
     for name, answer in waiting:
@@ -191,7 +199,9 @@ def attack(times: int) -> dict[str, Any]:
         server.process.kill()
         server.process.wait()
     time.sleep(0.3)
-    with contextlib.suppress(ChildProcessError):  # as the first process of the outer namespace we inherit orphans
+    with contextlib.suppress(
+        ChildProcessError
+    ):  # as the first process of the outer namespace we inherit orphans
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     return {
@@ -201,7 +211,19 @@ def attack(times: int) -> dict[str, Any]:
         "processes": sorted(int(path.name) for path in Path("/proc").glob("[0-9]*")),
         "own": [os.getpid(), os.getppid()],
         "files": [str(path) for path in Path(folder).rglob("*")],
-        "written": [path for path in ("/attack-5c1f0e", "/tmp/attack-5c1f0e", "/etc/attack-5c1f0e", "/usr/lib/attack-5c1f0e", "/lib/attack-5c1f0e", "/dev/shm/attack-5c1f0e", "/var/tmp/attack-5c1f0e") if Path(path).exists()],
+        "written": [
+            path
+            for path in (
+                "/attack-5c1f0e",
+                "/tmp/attack-5c1f0e",
+                "/etc/attack-5c1f0e",
+                "/usr/lib/attack-5c1f0e",
+                "/lib/attack-5c1f0e",
+                "/dev/shm/attack-5c1f0e",
+                "/var/tmp/attack-5c1f0e",
+            )
+            if Path(path).exists()
+        ],
         "seconds": time.monotonic() - began,
     }
 

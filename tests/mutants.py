@@ -43,7 +43,8 @@ OPERATORS = {
 def mutants(one: Reference) -> dict[str, str]:
     """Operator to the program under it."""
     found = {
-        name: one.program + _BEHIND.format(before=before, f=one.function, body=body) for name, (before, body) in OPERATORS.items()
+        name: one.program + _BEHIND.format(before=before, f=one.function, body=body)
+        for name, (before, body) in OPERATORS.items()
     }
     tree = ast.parse(one.program)
     branch = next((node for node in ast.walk(tree) if isinstance(node, ast.If)), None)
@@ -61,15 +62,25 @@ def references(data: Path) -> list[Reference]:
     for row in map(json.loads, (data / "code" / "humaneval.jsonl").read_text().splitlines()):
         before, _, _ = row["prompt"].rpartition(f"def {row['entry_point']}(")
         program = row["prompt"] + row["canonical_solution"]
-        found.append(Reference(row["task_id"], program, before + row["test"], row["entry_point"], row["entry_point"]))
+        found.append(
+            Reference(row["task_id"], program, before + row["test"], row["entry_point"], row["entry_point"])
+        )
     for row in map(json.loads, (data / "code" / "mbpp_sanitized.jsonl").read_text().splitlines()):
         code = "\n".join([*row["test_imports"], *row["test_list"]])
-        found.append(Reference(f"MBPP/{row['task_id']}", row["code"], code, None, _called(row["code"], row["test_list"][0])))
+        found.append(
+            Reference(
+                f"MBPP/{row['task_id']}", row["code"], code, None, _called(row["code"], row["test_list"][0])
+            )
+        )
     return found
 
 
 def _called(program: str, test: str) -> str:
     """The function of the program that its first test calls."""
     defined = {node.name for node in ast.parse(program).body if isinstance(node, ast.FunctionDef)}
-    calls = [node.func.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    calls = [
+        node.func.id
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
     return next(name for name in calls if name in defined)

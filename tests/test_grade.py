@@ -28,7 +28,18 @@ ROWS = [
     {"id": 9, "kind": "math", "reference": ["5", "6"], "response": r"\boxed{6}"},
     {"id": 10, "kind": "math", "reference": "", "response": r"\boxed{6}"},
 ]  # fmt: skip
-WANTED = ["correct", "wrong", "correct", "correct", "correct", "unverified", "truncated", "no_answer", "correct", "bad_reference"]
+WANTED = [
+    "correct",
+    "wrong",
+    "correct",
+    "correct",
+    "correct",
+    "unverified",
+    "truncated",
+    "no_answer",
+    "correct",
+    "bad_reference",
+]
 BAD = [
     b"not json", b"[1, 2]", b'"text"', b"{}", b'{"id": 11}', b'{"id": 12, "kind": "maths", "response": "x"}', b'{"id": 13, "kind": "math", "response": 5}',
     b'{"id": 14, "kind": "math", "reference": "5", "response": "x", "finish_reason": "eos"}', b'{"id": 15, "kind": "math", "reference": {"any": 5}, "response": "x"}',
@@ -49,7 +60,9 @@ def test_every_kind_of_row_in_order(tmp_path, capsys):
     assert [row["verdict"] for row in told] == WANTED
     assert [row["id"] for row in told] == [row["id"] for row in ROWS]
     assert told[1]["problem_id"] == "p" and told[1]["sample_index"] == 3
-    assert told[0].keys() == {"id", "verdict", "extracted", "reason", "seconds"} and told[0]["extracted"] == "5"
+    assert (
+        told[0].keys() == {"id", "verdict", "extracted", "reason", "seconds"} and told[0]["extracted"] == "5"
+    )
     assert "10 rows: 5 correct" in capsys.readouterr().err
 
 
@@ -102,17 +115,40 @@ DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[2] / "shared" 
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA} (set DISTILL_DATA)")
-@pytest.mark.parametrize("name", ["gsm8k_openai_6b_175b", "math_cot_100x8_qwen25math", "qwen25_32b_prompted_long_cot", "sky_t1_14b_long_cot_aime_amc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gsm8k_openai_6b_175b",
+        "math_cot_100x8_qwen25math",
+        "qwen25_32b_prompted_long_cot",
+        "sky_t1_14b_long_cot_aime_amc",
+    ],
+)
 def test_real_responses_agree_with_their_labels_but_for_those_explained(name, tmp_path, capsys):
     """Each disagreement stands in `cases/output_disagreements.jsonl` with who is right and why, and no other does."""
     file = tmp_path / "rows.jsonl"
     rows = [json.loads(line) for line in (DATA / "outputs" / f"{name}.jsonl").read_text().splitlines()]
     whole = [(n, row) for n, row in enumerate(rows) if not row.get("cut_here")]
-    file.write_text("\n".join(json.dumps({"id": n, "kind": "math", "reference": str(row["gold"]), "response": row["response"]}) for n, row in whole))
+    file.write_text(
+        "\n".join(
+            json.dumps({"id": n, "kind": "math", "reference": str(row["gold"]), "response": row["response"]})
+            for n, row in whole
+        )
+    )
     told = grade(file, capsys)
     assert not [row for row in told if row["verdict"] in (Verdict.ERROR, Verdict.TIMEOUT)]
-    differing = {n for (n, row), found in zip(whole, told, strict=True) if (found["verdict"] == "correct") != row["label"]}
+    differing = {
+        n
+        for (n, row), found in zip(whole, told, strict=True)
+        if (found["verdict"] == "correct") != row["label"]
+    }
     table = [json.loads(line) for line in (CASES / "output_disagreements.jsonl").read_text().splitlines()]
     explained = {row["row"] for row in table if row["file"] == name}
-    print(name, len(rows) - len(whole), "cut;", Counter(row["verdict"] for row in told), f"agreement {1 - len(differing) / len(whole):.4f}")
+    print(
+        name,
+        len(rows) - len(whole),
+        "cut;",
+        Counter(row["verdict"] for row in told),
+        f"agreement {1 - len(differing) / len(whole):.4f}",
+    )
     assert differing == explained

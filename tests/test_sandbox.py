@@ -122,11 +122,17 @@ def test_test_code_that_leaves_traces_runs_alone(box):
     stains = "import math, sys\nmath.pi = 3\nsys.setrecursionlimit(50)\nassert f(3) == 7"
     for _ in range(4):
         assert run(box, RIGHT, code=stains, time_limit=5.0) == ("correct", "")
-        assert run(box, RIGHT, code="import math\nassert 3.1 < math.pi and f(3) == 7", time_limit=5.0) == ("correct", "")
+        assert run(box, RIGHT, code="import math\nassert 3.1 < math.pi and f(3) == 7", time_limit=5.0) == (
+            "correct",
+            "",
+        )
     seeded = "import random\nassert f(3) == 7 and random.random() == {}"
     first = run(box, RIGHT, code=seeded.format("x"), time_limit=5.0)
     assert "NameError" in first[1]
-    draws = {run(box, "def f(x): return x", code="import random\nassert f(random.random()) == 0")[1] for _ in range(6)}
+    draws = {
+        run(box, "def f(x): return x", code="import random\nassert f(random.random()) == 0")[1]
+        for _ in range(6)
+    }
     assert len(draws) == 1
 
 
@@ -143,12 +149,16 @@ ATTACKS = Path(__file__).with_name("attacks.py")
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
 @pytest.mark.parametrize(
     ("mode", "times"),
-    [("namespaces", 1), pytest.param("namespaces", 20, marks=pytest.mark.slow), pytest.param("weak", 1, marks=pytest.mark.slow)],
+    [
+        ("namespaces", 1),
+        pytest.param("namespaces", 20, marks=pytest.mark.slow),
+        pytest.param("weak", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_attacks_are_contained_and_never_correct(mode, times):
     """All of them at once, ``times`` over, behind an outer pid and user namespace, and with bounded processes and memory."""
     outer = ["unshare", "-Urpf", "--mount-proc", "--kill-child", "sh", "-c"]
-    bounded = "echo 2000 > /proc/sys/kernel/pid_max 2> /dev/null; ulimit -v 12000000; exec \"$@\""
+    bounded = 'echo 2000 > /proc/sys/kernel/pid_max 2> /dev/null; ulimit -v 12000000; exec "$@"'
     done = subprocess.run(
         [*outer, bounded, "sh", sys.executable, str(ATTACKS), str(times)],
         capture_output=True,
@@ -159,7 +169,11 @@ def test_attacks_are_contained_and_never_correct(mode, times):
         pytest.skip(f"no namespaces to test in: {done.stderr.strip()}")
     told = json.loads(done.stdout)
     harmless = {"becoming root"} if mode == "weak" else set()  # it is root of the outer namespace already
-    passed = {name: (counts, told["reasons"][name]) for name, counts in told["verdicts"].items() if set(counts) - {"wrong", "timeout"}}
+    passed = {
+        name: (counts, told["reasons"][name])
+        for name, counts in told["verdicts"].items()
+        if set(counts) - {"wrong", "timeout"}
+    }
     assert set(passed) <= harmless, passed
     assert sum(sum(counts.values()) for counts in told["verdicts"].values()) == times * len(told["verdicts"])
     assert len(told["verdicts"]) > 100
@@ -188,7 +202,9 @@ def test_a_program_has_a_folder_of_its_own_and_an_empty_environment(box, monkeyp
     look = "import os\nassert set(os.environ) <= {'LC_CTYPE'}, dict(os.environ)\nassert os.listdir() == []\n"
     write = "with open('x', 'w') as file: file.write('hello')\nassert open('x').read() == 'hello'\n"
     for _ in range(8):
-        assert run(box, look + write + RIGHT) == ("correct", ""), "the folder of an earlier program was not emptied"
+        assert run(box, look + write + RIGHT) == ("correct", ""), (
+            "the folder of an earlier program was not emptied"
+        )
 
 
 def test_scripts_read_and_write(box):

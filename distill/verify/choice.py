@@ -29,7 +29,9 @@ _SAID = (
     re.compile(rf"\bfinal {_NOUN}[*_]{{0,4}}{_IS}{_GAP}{_NAMED}", re.IGNORECASE),
     re.compile(rf"{_NOUN}[*_]{{0,4}}{_IS}{_GAP}{_NAMED}", re.IGNORECASE),
     re.compile(rf"\b{_VERB}\s{{1,9}}{_NAMED}", re.IGNORECASE),
-    re.compile(rf"(?<![A-Za-z])({_LETTER}){_CLOSED}\s{{1,3}}is (?:the )?(?:correct|right|best|answer)", re.IGNORECASE),
+    re.compile(
+        rf"(?<![A-Za-z])({_LETTER}){_CLOSED}\s{{1,3}}is (?:the )?(?:correct|right|best|answer)", re.IGNORECASE
+    ),
     re.compile(rf"^[ \t]{{0,9}}({_LETTER})[ \t)\]*_$.:\"}}\u201d]{{0,12}}$", re.MULTILINE),
 )
 

@@ -86,7 +86,9 @@ def check_stream(
     held: deque[Judgement | Callable[[], Judgement]] = deque()
     with ThreadPoolExecutor(external.WORKERS, "math-verify") as threads:
         for response in responses:
-            held.append(response if isinstance(response, Judgement) else _begin(response, tags, flying, threads))
+            held.append(
+                response if isinstance(response, Judgement) else _begin(response, tags, flying, threads)
+            )
             if len(held) == AHEAD:
                 yield _waited(held.popleft())
                 if len(flying) > AHEAD:

@@ -37,11 +37,15 @@ def works(quick: bool) -> list[Work]:
     found = []
     for row in map(json.loads, (data() / "code" / "humaneval.jsonl").read_text().splitlines()):
         before, _, _ = row["prompt"].rpartition(f"def {row['entry_point']}(")
-        found.append(Work(row["prompt"] + row["canonical_solution"], before + row["test"], row["entry_point"]))
+        found.append(
+            Work(row["prompt"] + row["canonical_solution"], before + row["test"], row["entry_point"])
+        )
     for row in map(json.loads, (data() / "code" / "mbpp_sanitized.jsonl").read_text().splitlines()):
         if row["task_id"] not in SLOW:
             found.append(Work(row["code"], "\n".join([*row["test_imports"], *row["test_list"]]), None))
-    both = [work for one in found for work in (one, one._replace(program=one.program + "\nraise SystemExit(1)\n"))]
+    both = [
+        work for one in found for work in (one, one._replace(program=one.program + "\nraise SystemExit(1)\n"))
+    ]
     return both[::13] if quick else both
 
 
@@ -61,7 +65,11 @@ def ours(quick: bool) -> dict[str, Any]:
     responses = [Response(problem(work), f"```python\n{work.program}\n```", None) for work in works(quick)]
     check(*responses[0][:2])
     judged, seconds = timed(lambda: check_many(responses))
-    return {"count": len(judged), "seconds": seconds, "same": [one.verdict is Verdict.CORRECT for one in judged]}
+    return {
+        "count": len(judged),
+        "seconds": seconds,
+        "same": [one.verdict is Verdict.CORRECT for one in judged],
+    }
 
 
 def peer(quick: bool) -> dict[str, Any]:
@@ -79,7 +87,11 @@ def peer(quick: bool) -> dict[str, Any]:
             check = f"check({work.entry_point})\n" if work.entry_point else ""
             file.write_text(f"{work.program}\n{work.code}\n{check}")
             done = subprocess.run(
-                [sys.executable, str(file)], timeout=20, capture_output=True, preexec_fn=limit, stdin=subprocess.DEVNULL
+                [sys.executable, str(file)],
+                timeout=20,
+                capture_output=True,
+                preexec_fn=limit,
+                stdin=subprocess.DEVNULL,
             )
             return done.returncode == 0
 
@@ -90,7 +102,11 @@ def peer(quick: bool) -> dict[str, Any]:
 
 def agree(left: dict[str, Any], right: dict[str, Any]) -> None:
     """The same verdicts, one by one."""
-    differ = [number for number, pair in enumerate(zip(left["same"], right["same"], strict=True)) if pair[0] != pair[1]]
+    differ = [
+        number
+        for number, pair in enumerate(zip(left["same"], right["same"], strict=True))
+        if pair[0] != pair[1]
+    ]
     assert not differ, f"verdicts differ for programs {differ[:10]}"
 
 
@@ -101,4 +117,6 @@ def tell(left: dict[str, Any], right: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     version = ".".join(map(str, sys.version_info[:3]))
-    main("sandbox", ours, peer, f"fresh python {version}", "programs/s", agree=agree, threads=CORES, tell=tell)
+    main(
+        "sandbox", ours, peer, f"fresh python {version}", "programs/s", agree=agree, threads=CORES, tell=tell
+    )

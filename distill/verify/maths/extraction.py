@@ -55,7 +55,9 @@ def extract_answer(text: str) -> str | None:
         return None
     if not _BARE.fullmatch(bare) or bare.count("{") != bare.count("}"):
         return None
-    if not (_DIGIT.search(bare) or bare.startswith(("$", "\\")) or len(bare) == 1):  # a word is no mathematics
+    if not (
+        _DIGIT.search(bare) or bare.startswith(("$", "\\")) or len(bare) == 1
+    ):  # a word is no mathematics
         return None
     return None if _PROSE.search(_COMMAND.sub(" ", bare)) else bare or None
 

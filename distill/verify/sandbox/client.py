@@ -137,7 +137,10 @@ class Sandbox:
         self._take_in()
         for run in self._running.values():
             run.close()
-        for future in [*(run.future for run in self._running.values()), *(future for _, future in self._waiting)]:
+        for future in [
+            *(run.future for run in self._running.values()),
+            *(future for _, future in self._waiting),
+        ]:
             if not future.done():
                 future.set_exception(SandboxDied())
         for fd in (self.null, *self._bell):
@@ -247,7 +250,9 @@ def _forget() -> None:
     _running, _starting = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)  # a forked child has the sockets but not the thread that reads them
+os.register_at_fork(
+    after_in_child=_forget
+)  # a forked child has the sockets but not the thread that reads them
 
 
 def _refused(why: str) -> UserError:

@@ -85,7 +85,11 @@ def fresh_folder(slot: int) -> None:
 
 def visible_paths() -> list[str]:
     """The standard library and the shared libraries that its extensions load; no path inside another."""
-    wanted = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.join(sys.base_prefix, "lib")]
+    wanted = [
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        os.path.join(sys.base_prefix, "lib"),
+    ]
     wanted += ["/usr/lib", "/usr/lib64", "/lib", "/lib64"]
     kept: list[str] = []
     for path in sorted(set(wanted)):

@@ -87,7 +87,9 @@ class _Server:
         self.link = link
         self.names: dict[str, Any] = {}
         self.live: list[Any] = []
-        self.numbers: dict[int, int] = {}  # by id; the list above keeps the object, so that no id is used twice
+        self.numbers: dict[
+            int, int
+        ] = {}  # by id; the list above keeps the object, so that no id is used twice
 
     def answer(self, message: Message) -> Message:
         """One operation's result, with what it changed in the arguments that it was given."""
@@ -105,7 +107,8 @@ class _Server:
             changed = {
                 str(number): after
                 for number, value in enumerate(arguments)
-                if type(value) in (list, dict, set, bytearray) and (after := encode(value, self.named)) != given[number]
+                if type(value) in (list, dict, set, bytearray)
+                and (after := encode(value, self.named)) != given[number]
             }
             return told | {"changed": changed} if changed else told
         except NotPlain as error:
@@ -167,7 +170,11 @@ class _Server:
     def raised(self, error: BaseException) -> Message:
         """An exception by its name, the built-in classes that it descends from, and its arguments as far as they
         are plain."""
-        told: Message = {"name": type(error).__name__, "bases": _builtin_bases(type(error)), "text": shown(error)}
+        told: Message = {
+            "name": type(error).__name__,
+            "bases": _builtin_bases(type(error)),
+            "text": shown(error),
+        }
         try:
             told["args"] = encode(list(error.args), self.named)
         except BaseException:

@@ -88,7 +88,13 @@ class TestedRun:
     """A program with python tests: its process, and that of its tests."""
 
     def __init__(
-        self, number: int, job: dict[str, Any], future: Future[Verdicted], programs: Orders, tests: Orders, null: int
+        self,
+        number: int,
+        job: dict[str, Any],
+        future: Future[Verdicted],
+        programs: Orders,
+        tests: Orders,
+        null: int,
     ) -> None:
         self.number, self.job, self.future, self.programs = number, job, future, programs
         self.verdict: Verdicted | None = None
@@ -98,7 +104,9 @@ class TestedRun:
         text = _file("tests", json.dumps({"code": job["code"], "entry_point": job["entry_point"]}))
         here, there = socket.socketpair()
         with here, there:
-            programs.order(_limits(number, job) | {"role": "serve"}, [null, null, null, source, there.fileno()])
+            programs.order(
+                _limits(number, job) | {"role": "serve"}, [null, null, null, source, there.fileno()]
+            )
             tests.order({"id": number}, [text, here.fileno()])
         os.close(text)
         os.close(source)

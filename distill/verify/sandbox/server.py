@@ -179,7 +179,9 @@ class Server:
         now = time.monotonic()
         for pidfd in [pidfd for pidfd, deadline in self.deadlines.items() if deadline <= now]:
             child = self.children[pidfd]
-            left = min(child.limits["cpu"] - _cpu_seconds(child.pid), child.started + child.limits["wall"] - now)
+            left = min(
+                child.limits["cpu"] - _cpu_seconds(child.pid), child.started + child.limits["wall"] - now
+            )
             if left > 0:
                 self.deadlines[pidfd] = now + max(left, 0.01)
             else:
@@ -198,7 +200,9 @@ class Server:
         """Tell what became of an ended child, and clear up after it."""
         child = self.children.pop(pidfd)
         if not self.isolated:
-            self.kill(child)  # its children; the leader is a zombie until the next line, so the number is still its own
+            self.kill(
+                child
+            )  # its children; the leader is a zombie until the next line, so the number is still its own
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.monotonic() - child.started
         os.close(pidfd)
@@ -208,7 +212,9 @@ class Server:
         if os.listdir(self.folders[child.slot]):
             self.clear(child.slot)
         self.free.append(child.slot)
-        self.tell({"id": child.number, "exit": os.waitstatus_to_exitcode(status), "late": late, "seconds": seconds})
+        self.tell(
+            {"id": child.number, "exit": os.waitstatus_to_exitcode(status), "late": late, "seconds": seconds}
+        )
 
     def clear(self, slot: int) -> None:
         """Empty a temporary folder, whatever a program has put there."""

@@ -26,6 +26,7 @@ else:
     from plain import Link, NotPlain, decode, encode, is_iterator
     from program_side import SHARED_MODULES, SHOWN_CHARS, shown
 
+
 class ProgramEnded(BaseException):
     """The program is gone, or says what no program of ours says. No ``except Exception`` of the tests catches it."""
 
@@ -259,7 +260,9 @@ def _exception_class(name: str, bases: Any, number: int | None) -> type[BaseExce
     nearest = kinds[0] if kinds else Exception
     if nearest.__name__ == name or not issubclass(nearest, Exception | SystemExit | KeyboardInterrupt):
         return nearest
-    return type(name[:SHOWN_CHARS] or "Exception", (nearest,), {} if number is None else {"_live_number": number})
+    return type(
+        name[:SHOWN_CHARS] or "Exception", (nearest,), {} if number is None else {"_live_number": number}
+    )
 
 
 def _take_over(mine: Any, changed: Any) -> None:
@@ -355,7 +358,9 @@ class _Iterator:
 
 def _loaded(tree: ast.Module) -> list[str]:
     """The names that the tests read, in order, each once."""
-    names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+    names = [
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    ]
     return [name for name in dict.fromkeys(names) if not name.startswith("__")]
 
 
@@ -373,7 +378,9 @@ def _is_traceless(tree: ast.Module) -> bool:
             return False
         if isinstance(node, ast.ImportFrom) and node.module not in _PURE_MODULES:
             return False
-        if isinstance(node, ast.Attribute) and (not isinstance(node.ctx, ast.Load) or node.attr.startswith("__")):
+        if isinstance(node, ast.Attribute) and (
+            not isinstance(node.ctx, ast.Load) or node.attr.startswith("__")
+        ):
             return False
         if isinstance(node, ast.Name) and (node.id in _STATEFUL or node.id.startswith("__")):
             return False

@@ -34,7 +34,18 @@ else:
     del sys.path[0]
 
 MEMORY = 2 << 30  # address space; it may have to hold what a program returns
-PRELOADED = ("collections", "copy", "decimal", "fractions", "itertools", "math", "random", "re", "string", "typing")
+PRELOADED = (
+    "collections",
+    "copy",
+    "decimal",
+    "fractions",
+    "itertools",
+    "math",
+    "random",
+    "re",
+    "string",
+    "typing",
+)
 
 
 def serve(client: socket.socket) -> None:

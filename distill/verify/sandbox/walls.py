@@ -54,7 +54,13 @@ FORBIDDEN_TO_PROGRAMS = {
 }  # fmt: skip
 _CLONE, _CLONE3, _CLONE_THREAD = (56, 220), (435, 435), 0x10000
 #: Their first argument is a process: a program may name itself alone.
-_SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
+_SIGNALS = {
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+}
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # places in struct seccomp_data
@@ -74,7 +80,9 @@ def _assembled(lines: list[tuple[int, int, str, str] | str]) -> bytes:
         else:
             code.append(line)
     jump = [[places[label] - at - 1 if label else 0 for label in line[2:]] for at, line in enumerate(code)]
-    return b"".join(struct.pack("HBBI", op, *jump[at], constant) for at, (op, constant, _, _) in enumerate(code))
+    return b"".join(
+        struct.pack("HBBI", op, *jump[at], constant) for at, (op, constant, _, _) in enumerate(code)
+    )
 
 
 def _filter(forbidden: list[int], own_pid: int | None) -> bytes:
@@ -90,7 +98,9 @@ def _filter(forbidden: list[int], own_pid: int | None) -> bytes:
         lines.append((_AT_LEAST, 0x40000000, "refuse", ""))  # the x32 numbers of the same calls
     lines += [(_EQUAL, number, "refuse", "") for number in forbidden]
     if own_pid is not None:  # a place holder, see CallFilter
-        lines.append((_EQUAL, _CLONE3[which], "unknown", ""))  # its flags lie in memory; the C library then uses clone
+        lines.append(
+            (_EQUAL, _CLONE3[which], "unknown", "")
+        )  # its flags lie in memory; the C library then uses clone
         lines.append((_EQUAL, _CLONE[which], "clone", ""))
         lines += [(_EQUAL, numbers[which], "signal", "") for numbers in _SIGNALS.values()]
     lines += [(_RETURN, _ALLOW, "", "")]
@@ -112,7 +122,9 @@ class CallFilter:
             which = 0 if _ARCHITECTURE == _X86_64 else 1
             table = FORBIDDEN_TO_PROGRAMS if program else FORBIDDEN
             numbers = [row[which] for row in table.values()]
-            code = _filter([number for number in numbers if number is not None], _OWN_PID if program else None)
+            code = _filter(
+                [number for number in numbers if number is not None], _OWN_PID if program else None
+            )
             self._place = code.find(struct.pack("HBBI", _EQUAL, 0, 1, _OWN_PID)) + 4 if program else 0
             self._code = ctypes.create_string_buffer(code, len(code))
             self._header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(self._code))
