@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.inputs import Inputs, fingerprints
+from distill.inputs import HASHED_BYTES, Inputs, fingerprints
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.runs import RunFolder, check_belongs, finished_stages, hash_path
 
@@ -111,13 +112,20 @@ class Chain:
         """Run one stage unless it is finished, and mark it."""
         number = f"{self.recipe.stages.index(stage) + 1}/{len(self.recipe.stages)} {stage.name}"
         marker = self.run.finished(stage.name)
-        if marker and marker["fingerprint"] == self.prints[stage.name]:
+        fresh = marker is not None and marker["fingerprint"] == self.prints[stage.name]
+        intact = marker is not None and fresh and self._intact(stage, marker)
+        if intact:
             _say(f"{number}: finished")
             if not self.run.in_manifest(stage.name):
                 self.run.write_manifest(**self.device.describe())
             return
         if marker:
-            _say(f"{number}: its section or its inputs have changed, so it is done again")
+            changed = (
+                "what it made has been changed or removed"
+                if fresh
+                else "its section or its inputs have changed"
+            )
+            _say(f"{number}: {changed}, so it is done again")
         resumed = self.run.begin(stage.name, self.prints[stage.name], self._makes(stage))
         _say(f"{number}: {'goes on' if resumed else 'starts'} ({stage.kind})")
         work: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -125,9 +133,26 @@ class Chain:
         }  # fmt: skip
         counts = work[stage.kind](stage)
         inputs = {name: self.prints[name] for name in _upstream(self.recipe, stage)}
-        outputs = {path.name: hash_path(path) for path in self._makes(stage) if path.exists()}
+        outputs = {self._key(path): hash_path(path) for path in self._makes(stage)}
         self.run.finish(stage.name, counts, inputs, outputs)
         self.run.write_manifest(**self.device.describe())
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.run.path).as_posix()
+
+    def _intact(self, stage: Stage, marker: dict[str, Any]) -> bool:
+        """Whether what a finished stage made is there as it was: by content, or by time where that is much to read."""
+        finished = datetime.fromisoformat(marker["finished_at"]).timestamp() + 1
+        for path in self._makes(stage):
+            files = [file.stat() for file in path.rglob("*") if file.is_file()]
+            if not files:
+                return False
+            if sum(file.st_size for file in files) > HASHED_BYTES:
+                if max(file.st_mtime for file in files) > finished:
+                    return False
+            elif marker["outputs"].get(self._key(path)) != hash_path(path):
+                return False
+        return True
 
     def _makes(self, stage: Stage) -> list[Path]:
         """The folders that a stage writes outside its own."""

@@ -97,11 +97,15 @@ def _check_trace_file(key: str, path: str | None) -> None:
         raise UserError(key, path, "no such file", "give a JSONL or Parquet file, a folder or a hub name")
 
 
+HASHED_BYTES = 4 << 30  # a few seconds' reading
+
+
 def fingerprints(recipe: Recipe) -> dict[str, str]:
     """A hash for each stage (of its section, the seed and all that it reads) and for each given model.
 
-    Local data files count by their content, local model folders by the names and sizes of their files and the text of
-    their config; a hub name counts as itself, so a hub data set that changes is not noticed.
+    Local data files count by their content, and so do local model folders of up to HASHED_BYTES; larger ones count by
+    the names, sizes and times of change of their files and the text of their config. A hub name counts as itself, so a
+    hub data set that changes is not noticed.
     """
     prints: dict[str, str] = {}
     for name, model in recipe.models.items():
@@ -140,6 +144,9 @@ def _file(path: str | None) -> str | None:
 def _model_folder(path: str | None) -> Any:
     if path is None or not Path(path).is_dir():
         return None
-    sizes = sorted((file.name, file.stat().st_size) for file in Path(path).iterdir() if file.is_file())
+    files = sorted(file for file in Path(path).iterdir() if file.is_file())
+    if sum(file.stat().st_size for file in files) <= HASHED_BYTES:
+        return [(file.name, hash_path(file)) for file in files]
     config = Path(path, "config.json")
-    return [sizes, config.read_text(encoding="utf-8") if config.is_file() else None]
+    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [told, config.read_text(encoding="utf-8") if config.is_file() else None]

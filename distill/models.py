@@ -172,6 +172,7 @@ def load(
     config = _load_config(key, base or place)
     tokenizer = load_tokenizer(name, given)
     _check_vocabulary(name, config, tokenizer)
+    _check_architecture(key, place, config)
     _change_context(config, source)
     if getattr(config, "sliding_window", None) and "sliding_attention" in getattr(config, "layer_types", []):
         raise UserError(
@@ -208,6 +209,17 @@ def load(
     return LoadedModel(name, model.to(device.kind), chat)
 
 
+#: Architectures whose packed log-probabilities were compared with transformers' own. Others may compute something else:
+#: ALiBi, state-space layers and other attention classes never ask for ours, or ask with what it does not know.
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+
+
+def _check_architecture(key: str, place: str | Path, config: Any) -> None:
+    if config.model_type not in ARCHITECTURES:
+        reason = f"is a {config.model_type} model, whose attention over packed rows is not known to be right"
+        raise UserError(key, str(place), reason, f"use one of {', '.join(ARCHITECTURES)}")
+
+
 def _base_of_adapter(key: str, place: str | Path) -> str | None:
     """The model that a PEFT folder adapts, as the folder names it; None for a folder with weights of its own."""
     file = Path(place, "adapter_config.json")
@@ -240,6 +252,7 @@ def check_source(name: str, source: ModelSource) -> None:
     if source.path is not None:
         key = f"models.{name}.path"
         config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
+        _check_architecture(key, source.path, config)
         _check_vocabulary(name, config, tokenizer)
     if source.build is not None:
         tokenizer = _as_reloaded(name, source.build, tokenizer)
@@ -309,6 +322,9 @@ def save(loaded: LoadedModel, folder: Path) -> None:
         model = model.merge_and_unload()
     waiting = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(waiting, ignore_errors=True)
+    defaults = model.generation_config
+    if any(getattr(defaults, name, None) is not None for name in ("temperature", "top_p", "top_k", "min_p")):
+        defaults.do_sample = True  # transformers refuses to save sampling settings beside greedy decoding
     model.generation_config.eos_token_id = sorted(loaded.chat.stop_ids)
     model.generation_config.pad_token_id = loaded.chat.tokenizer.pad_token_id
     try:

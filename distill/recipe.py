@@ -12,7 +12,18 @@ import yaml
 from pydantic import Discriminator, Field, Tag
 
 from distill.errors import UserError
-from distill.recipe_types import Count, Decay, Name, NonNegative, Number, Positive, Section, Share, Whole
+from distill.recipe_types import (
+    Count,
+    Decay,
+    Name,
+    NonNegative,
+    Number,
+    Place,
+    Positive,
+    Section,
+    Share,
+    Whole,
+)
 from distill.records import Kind
 
 Role = Literal["base", "teacher", "student", "baseline"]
@@ -50,10 +61,10 @@ class ModelSource(Section):
     ``max_length`` and ``rope_theta`` replace those of a loaded configuration (a 4k base trained on 32k traces).
     """
 
-    path: str | None = None
+    path: Place | None = None
     build: Architecture | None = None
-    tokenizer: str | None = None
-    chat_template: str | None = None
+    tokenizer: Place | None = None
+    chat_template: Place | None = None
     role: Role = "base"
     think: Thought = Thought()
     max_length: Count | None = None
@@ -91,7 +102,7 @@ class ProblemSource(Section):
     ``instruction`` is what a model is told, with ``{problem}`` where the problem goes; traces keep the bare problem.
     """
 
-    path: str | None = None
+    path: Place | None = None
     split: str = "train"
     world: WorldProblems | None = None
     kind: Kind = "math"
@@ -115,7 +126,7 @@ class WorldTraces(Section):
 class TraceSource(Section):
     """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world."""
 
-    path: str | None = None
+    path: Place | None = None
     split: str = "train"
     world: WorldTraces | None = None
     fields: Fields = {}
@@ -124,7 +135,7 @@ class TraceSource(Section):
 class SuiteSource(Section):
     """An own suite, or a local copy of a known one (then only ``path`` and ``fields`` are needed)."""
 
-    path: str | None = None
+    path: Place | None = None
     world: WorldProblems | None = None
     split: str = "test"
     kind: Kind | None = None

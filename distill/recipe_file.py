@@ -6,6 +6,7 @@ Unknown keys are refused with the nearest valid name. What one field says of ano
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,8 @@ def _check_names(recipe: Recipe) -> None:
     models, traces = set(recipe.models), set(recipe.traces)
     evals: set[str] = set()
     seen: set[str] = set()
+    measured: dict[tuple[str, str], str] = {}
+    reports: list[str] = []
     for name in sorted(models & traces):
         raise UserError(f"traces.{name}", name, "a model has this name too", "give each its own name")
     for stage in recipe.stages:
@@ -254,8 +257,21 @@ def _check_names(recipe: Recipe) -> None:
             case EvalStage():
                 _known(f"{at}.models", stage.models, "model (given, or made by an earlier stage)", models)
                 evals.add(stage.name)
+                for pair in itertools.product(stage.models, stage.suites):
+                    if (
+                        measured.get(pair, stage.name) != stage.name
+                    ):  # a run has one result for a model on a suite
+                        reason = f"{pair[0]} on {pair[1]} is measured by stage `{measured[pair]}` already"
+                        raise UserError(f"{at}.models", pair[0], reason, "measure it once, or in another run")
+                    measured[pair] = stage.name
             case CompareStage():
                 _known(f"{at}.results", [stage.results], "earlier eval stage", evals)
+                reports.append(stage.name)
+                if len(reports) > 1:
+                    reason = f"stage `{reports[0]}` makes the run's one report"
+                    raise UserError(
+                        f"{at}.kind", "compare", reason, "compare once, or with `distill compare`"
+                    )
         if isinstance(stage, SftStage):
             _known(f"{at}.traces", stage.traces, "trace set (given, or made by an earlier stage)", traces)
         if isinstance(stage, GrpoStage | SampleStage):

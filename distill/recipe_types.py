@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _number(value: Any) -> Any:
@@ -30,6 +31,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _expanded(value: str) -> str:
+    """A leading ``~`` is the home folder, here and once for all who read the path."""
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+Place = Annotated[str, AfterValidator(_expanded)]
 Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(ge=1)]

@@ -19,14 +19,22 @@ from typing import Literal
 import torch
 
 
-def group_advantages(rewards_PG: torch.Tensor, scale: Literal["group_std", "none"]) -> torch.Tensor:
-    """Advantage of each sample within its group, (P, G)."""
+def group_advantages(
+    rewards_PG: torch.Tensor, scale: Literal["group_std", "none"], graded_PG: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Advantage of each sample within its group, (P, G).
+
+    Args:
+        graded_PG: False where the grader had no verdict and the reward is the mean of the group's others: such a sample
+            gets zero and does not count in the standard deviation. None: all are graded.
+    """
     centred_PG = rewards_PG - rewards_PG.mean(1, keepdim=True)
     equal_P = _equal(rewards_PG)
     centred_PG = torch.where(equal_P[:, None], torch.zeros_like(centred_PG), centred_PG)
     if scale == "none":
         return centred_PG
-    std_P1 = centred_PG.square().mean(1, keepdim=True).sqrt()
+    count_P1 = rewards_PG.shape[1] if graded_PG is None else graded_PG.sum(1, keepdim=True).clamp(min=1)
+    std_P1 = (centred_PG.square().sum(1, keepdim=True) / count_P1).sqrt()
     return torch.where(equal_P[:, None], centred_PG, centred_PG / std_P1)
 
 

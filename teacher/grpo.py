@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from distill.device import Device
+from distill.errors import RunFailed
 from distill.generate.local import LocalEngine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
@@ -71,6 +72,9 @@ def train(
             rollout = roll_out(stage, engine, loaded.chat, drawn, instruction, seed, number)
             counts["generated_tokens"] += rollout.generated_tokens
             counts["ungraded"] += rollout.scores.ungraded
+            if rollout.scores.ungraded == len(rollout.examples):
+                reason = "none of a rollout's completions could be graded, so there is nothing to learn from"
+                raise RunFailed(f"{reason}: the first says {rollout.first_fault}")
             for measures in learner.learn(rollout):
                 counts["trained_tokens"] += measures.pop("tokens")
                 counts["zero_variance_groups"] += measures["zero_variance_groups"]

@@ -52,6 +52,8 @@ def import_traces(
     """
     if (out / TRACES).exists():
         raise UserError("--out", str(out), "holds traces already", "give another folder, or remove it")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # its README.md would be overwritten
+        raise UserError("--out", str(out), "is a file, or holds other things", "give a new or empty folder")
     source, name = TraceSource(path=path, split=split, fields=fields), Path(path).stem
 
     def read() -> Iterator[Trace]:

@@ -19,7 +19,7 @@ from distill.records import Verdict
 from distill.verify import Judgement
 
 #: The grader's own fault: says nothing about the completion.
-_UNGRADED = frozenset({Verdict.ERROR, Verdict.BAD_REFERENCE, Verdict.UNVERIFIED})
+UNGRADED = frozenset({Verdict.ERROR, Verdict.BAD_REFERENCE, Verdict.UNVERIFIED})
 
 
 class Scores(NamedTuple):
@@ -28,6 +28,7 @@ class Scores(NamedTuple):
     rewards_PG: torch.Tensor
     accuracy_PG: torch.Tensor
     format_PG: torch.Tensor
+    graded_PG: torch.Tensor
     ungraded: int
 
 
@@ -42,12 +43,12 @@ def score(
     """
     correct_PG = _groups([judgement.verdict is Verdict.CORRECT for judgement in judgements], samples)
     formed_PG = _groups([is_well_formed(text, tags) for text in texts], samples)
-    graded_PG = _groups([judgement.verdict not in _UNGRADED for judgement in judgements], samples)
+    graded_PG = _groups([judgement.verdict not in UNGRADED for judgement in judgements], samples)
     rewards_PG = weights.accuracy * correct_PG + weights.format * formed_PG
     graded_sum_P1 = (rewards_PG * graded_PG).sum(1, keepdim=True)
     mean_P1 = graded_sum_P1 / graded_PG.sum(1, keepdim=True).clamp(min=1)
     rewards_PG = torch.where(graded_PG.bool(), rewards_PG, mean_P1)
-    return Scores(rewards_PG, correct_PG, formed_PG, int((graded_PG == 0).sum()))
+    return Scores(rewards_PG, correct_PG, formed_PG, graded_PG.bool(), int((graded_PG == 0).sum()))
 
 
 def _groups(values: Sequence[bool], samples: int) -> torch.Tensor:

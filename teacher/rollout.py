@@ -18,7 +18,7 @@ from distill.recipe import GrpoStage, Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.verify import Response, check_many
 from teacher.advantages import group_advantages
-from teacher.rewards import Scores, score
+from teacher.rewards import UNGRADED, Scores, score
 
 
 class Rollout(NamedTuple):
@@ -34,6 +34,7 @@ class Rollout(NamedTuple):
     advantages_PG: torch.Tensor
     seconds_sample: float
     seconds_verify: float
+    first_fault: str  # why the first ungraded completion could not be graded
 
     @property
     def generated_tokens(self) -> int:
@@ -123,7 +124,7 @@ def roll_out(
         Example(request.prompt_ids + completion.token_ids, len(request.prompt_ids))
         for request, completion in zip(requests, sampled, strict=True)
     ]
-    advantages_PG = group_advantages(scores.rewards_PG, stage.advantage.scale)
-    return Rollout(
-        examples, sampled, scores, advantages_PG, sampled_at - began, time.monotonic() - sampled_at
-    )
+    advantages_PG = group_advantages(scores.rewards_PG, stage.advantage.scale, scores.graded_PG)
+    verified = time.monotonic() - sampled_at
+    fault = next((one.reason for one in judgements if one.verdict in UNGRADED), "")
+    return Rollout(examples, sampled, scores, advantages_PG, sampled_at - began, verified, fault)

@@ -69,3 +69,11 @@ def test_groups_do_not_mix() -> None:
     rewards_PG = random_rewards_PG()
     alone_PG = torch.cat([group_advantages(row_1G, "group_std") for row_1G in rewards_PG.split(1)])
     assert torch.equal(group_advantages(rewards_PG, "group_std"), alone_PG)
+
+
+def test_an_ungraded_sample_does_not_count_in_the_deviation() -> None:
+    """Right, wrong and six that nobody could grade: the two are one deviation from their mean, as if alone."""
+    rewards_PG = torch.tensor([[1.0, 0.0] + [0.5] * 6], dtype=torch.float64)
+    graded_PG = torch.tensor([[True, True] + [False] * 6])
+    advantages_PG = group_advantages(rewards_PG, "group_std", graded_PG)
+    assert advantages_PG.tolist() == [[1.0, -1.0] + [0.0] * 6]

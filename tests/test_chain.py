@@ -23,6 +23,7 @@ import pytest
 
 from distill.chain import Chain, run_recipe, stages_towards
 from distill.errors import UserError
+from distill.inputs import fingerprints
 from distill.recipe import Recipe
 from distill.recipe_file import parse_recipe
 from distill.runs import MetricsLog, RunFolder, finished_stages
@@ -253,6 +254,30 @@ def test_a_changed_stage_is_done_again_and_the_others_are_not(
         **dict.fromkeys(STAGES[3:], "starts"),
     }
     assert (finished / "models/teacher/model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_what_a_finished_stage_made_must_still_be_there_as_it_was(
+    recipe: Callable[..., Recipe], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = finished / "models/student/model.safetensors"
+    right = weights.read_bytes()
+    for spoil in (lambda: shutil.rmtree(weights.parent), lambda: weights.write_bytes(right[:-4] + b"0000")):
+        spoil()
+        said = done_by(lambda: run_recipe(recipe(), finished), capsys)
+        assert said == {**dict.fromkeys(STAGES, "finished"), "distil": "goes on"}, "from its last checkpoint"
+        assert weights.read_bytes() == right
+
+
+def test_a_given_model_with_other_weights_is_another_model(
+    tiny_recipe_module: Any, finished: Path, tmp_path: Path
+) -> None:
+    given = shutil.copytree(finished / "models/base", tmp_path / "given")
+    raw = tiny_recipe_module.raw_recipe()
+    raw["models"]["given"] = {"path": str(given)}
+    before = fingerprints(parse_recipe(raw))["models.given"]
+    weights = given / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"0000")
+    assert fingerprints(parse_recipe(raw))["models.given"] != before
 
 
 def test_a_stage_put_in_leaves_what_does_not_stand_on_it(

@@ -16,6 +16,7 @@ import torch
 
 import teacher.rollout
 from distill.device import Device
+from distill.errors import RunFailed
 from distill.models import load
 from distill.recipe import GrpoStage, ModelSource, Rewards
 from distill.records import Problem, Verdict
@@ -45,7 +46,9 @@ def rewarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def even(texts: Any, judgements: Any, samples: int, tags: Any, weights: Any) -> Scores:
         rewards_PG = torch.tensor([len(text) % 2 for text in texts], dtype=torch.float64).view(-1, samples)
-        return Scores(rewards_PG, rewards_PG, rewards_PG * 0, 0)
+        return Scores(
+            rewards_PG, rewards_PG, rewards_PG * 0, torch.ones_like(rewards_PG, dtype=torch.bool), 0
+        )
 
     monkeypatch.setattr(teacher.rollout, "score", even)
     monkeypatch.setenv("DISTILL_QUIET", "1")
@@ -238,3 +241,13 @@ def test_an_ungraded_sample_holds_its_groups_mean(tiny_qwen2: Any) -> None:
     assert scores.ungraded == 5
     no_answer = score(texts[:2], judged(Verdict.NO_ANSWER, Verdict.TIMEOUT), 2, tags, Rewards())
     assert no_answer.rewards_PG.tolist() == [[0, 0]] and no_answer.ungraded == 0, "its own fault: graded 0"
+
+
+def test_problems_that_nobody_can_grade_are_a_failure(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ungraded(texts: Any, judgements: Any, samples: int, tags: Any, weights: Any) -> Scores:
+        zeros_PG = torch.zeros(len(texts) // samples, samples, dtype=torch.float64)
+        return Scores(zeros_PG, zeros_PG, zeros_PG, zeros_PG.bool(), len(texts))
+
+    monkeypatch.setattr(teacher.rollout, "score", ungraded)
+    with pytest.raises(RunFailed, match="could be graded"):
+        trained()

@@ -14,6 +14,7 @@ import torch
 
 from distill.chat import ChatFormat, Example
 from distill.device import Device
+from distill.errors import RunFailed
 from distill.generate.engine import Request, build_requests
 from distill.generate.local import LocalEngine, draw
 from distill.recipe import Sampling
@@ -204,3 +205,21 @@ def test_draw_never_takes_what_has_no_chance(top_p: float) -> None:
     token_B, logprob_B = draw(logits_BV, uniform_B, Sampling(temperature=1.0, top_p=top_p, max_tokens=1))
     assert token_B.tolist() == ([1, 1, 3] if top_p == 1 else [3, 3, 3])
     assert torch.isfinite(logprob_B).all()
+
+
+def test_a_problem_that_comes_twice_gets_other_samples(tiny_qwen2: Any) -> None:
+    requests = build_requests([PROBLEMS[0], PROBLEMS[1], PROBLEMS[0]], 2, tiny_qwen2.loaded.chat, 0)
+    assert len({request.seed for request in requests}) == 6
+    assert [request.sample_index for request in requests] == [0, 1, 0, 1, 2, 3]
+
+
+def test_weights_that_are_no_numbers_are_told(tiny_qwen2: Any) -> None:
+    engine = make_engine(tiny_qwen2)
+    head = next(engine.loaded.model.parameters())
+    before = head.data.clone()
+    try:
+        head.data.fill_(float("nan"))
+        with pytest.raises(RunFailed, match="no numbers"):
+            engine.generate(build_requests(PROBLEMS[:1], 1, engine.loaded.chat, 0), PLAIN)
+    finally:
+        head.data.copy_(before)

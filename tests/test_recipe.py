@@ -121,6 +121,20 @@ BAD: list[tuple[Change, str, object, str, str]] = [
     (stage(EXAM, models=["baze"]), "stages.exam.models", "baze", "no model", "did you mean `base`?"),
     (stage(EXAM, models=["base", "base"]), "stages.exam.models", "base", "twice", "once"),
     (stage(EXAM, suites=["own", "own"]), "stages.exam.suites", "own", "twice", "once"),
+    (
+        lambda raw: raw["stages"].insert(5, {**raw["stages"][EXAM], "name": "exam-2", "models": ["student"]}),
+        "stages.exam-2.models",
+        "student",
+        "measured by stage `exam` already",
+        "another run",
+    ),
+    (
+        lambda raw: raw["stages"].append({**raw["stages"][COMPARE], "name": "report-2"}),
+        "stages.report-2.kind",
+        "compare",
+        "the run's one report",
+        "distill compare",
+    ),
     (stage(COMPARE, results="harvest"), "stages.report.results", "harvest", "earlier eval stage", "known: exam"),
     (stage(COMPARE, name="exam"), "stages.exam.name", "exam", "two stages", "rename"),
     (section("models", "tiny", path="x"), "models.tiny", None, "both", "exactly one"),
@@ -315,3 +329,15 @@ def test_a_recipe_is_found_by_path_and_a_wrong_name_says_what_ships(tmp_path: Pa
     assert find_recipe(str(file)) == file
     with pytest.raises(UserError, match="no recipe of that name ships"):
         find_recipe(str(tmp_path))
+
+
+def test_a_home_folder_is_expanded_once_for_all_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    raw = copy.deepcopy(RECIPE)
+    raw["problems"]["train"]["path"] = "~/train.jsonl"
+    raw["models"]["base"]["path"] = "~/base"
+    recipe = parse_recipe(raw)
+    assert (
+        recipe.problems["train"].path == "/somewhere/train.jsonl"
+        and recipe.models["base"].path == "/somewhere/base"
+    )

@@ -81,9 +81,10 @@ def test_what_is_left_out_is_counted(mixed: Any, capsys: pytest.CaptureFixture[s
         trace(12, finish_reason=FinishReason.ERROR),
         trace(13, "<think>" + "1+1=2;" * 100 + "</think>3"),
         trace(14, finish_reason=None),
+        trace(15, "<think>1+1=", finish_reason=None),
     ]
     found = mixed({"a": [*TRACES, *bad]}, {"a": 1}, max_length=100)
-    assert found.left_out == {"truncated": 2, "longer than max_length=100": 1}
+    assert found.left_out == {"truncated": 2, "longer than max_length=100": 1, "whose thought never ends": 1}
     assert len(found.examples) == len(found.order) == 11
     assert "left out: 2 traces truncated" in capsys.readouterr().err
 

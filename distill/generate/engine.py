@@ -7,6 +7,7 @@ gives the same data.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,10 +55,13 @@ def build_requests(
     ``instruction`` holds ``{problem}`` where the problem's text goes; None sends the text alone.
     """
     requests = []
+    occurrences: Counter[str] = Counter()  # a problem that comes twice gets other samples the second time
     for problem in problems:
         text = instruction.replace("{problem}", problem.problem) if instruction else problem.problem
         prompt = chat.prompt(text)
-        for index in range(samples):
+        first = occurrences[problem.id] * samples
+        occurrences[problem.id] += 1
+        for index in range(first, first + samples):
             seed = sample_seed(run_seed, problem.id, index)
             requests.append(Request(problem.id, index, prompt.ids, prompt.prefill, seed))
     return requests

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from distill.device import Device
+from distill.errors import RunFailed
 from distill.generate.engine import Request
 from distill.models import LoadedModel
 from distill.recipe import Sampling
@@ -128,6 +129,10 @@ class LocalEngine:
                 draws = [torch.rand(_DRAWN_AT_ONCE, generator=row.generator) for row in running]
                 uniform_BT = torch.stack(draws).to(logits_BV.device)
             token_B, logprob_B = draw(logits_BV, uniform_BT[:, column], sampling)
+            if not bool(torch.isfinite(logprob_B).all()):
+                raise RunFailed(
+                    f"{self.loaded.name} gives probabilities that are no numbers: its weights are broken"
+                )
             going = []
             pairs = zip(running, token_B.tolist(), logprob_B.tolist(), strict=True)
             for number, (row, token, logprob) in enumerate(pairs):

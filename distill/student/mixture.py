@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtTags, tags_in
+from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtState, ThoughtTags, split_thought, tags_in
 from distill.errors import RunFailed
 from distill.records import FinishReason, Trace
 
@@ -33,9 +33,9 @@ def mix(
 ) -> Mixture:
     """Examples of all trace sets and their order over the run.
 
-    Left out and counted: truncated traces (a model fine-tuned on them learns never to stop), those longer than
-    ``max_length`` tokens, and, for a model whose prompt already opens the thought, those that do not open one: it is
-    never asked without.
+    Left out and counted: truncated traces (a model fine-tuned on them learns never to stop), thoughts without an
+    end, those longer than ``max_length`` tokens, and, for a model whose prompt already opens the thought, those
+    that do not open one: it is never asked without.
 
     Args:
         weights: how often an epoch sees each trace of a set: 1 once, 2 twice, 0.5 a random half (another each epoch).
@@ -54,6 +54,11 @@ def mix(
         for trace in rows:
             if trace.finish_reason in (FinishReason.LENGTH, FinishReason.ABORT, FinishReason.ERROR):
                 left_out["truncated"] += 1
+                continue
+            if split_thought(trace.completion, families).state is ThoughtState.OPEN:
+                left_out["whose thought never ends"] += (
+                    1  # with an EOS behind it, it would teach to stop there
+                )
                 continue
             tags = tags_in(trace.completion, families)
             completion = trace.completion.lstrip() if chat.prefill else trace.completion
