@@ -193,6 +193,8 @@ def _traces_import(options: argparse.Namespace) -> None:
     from teacher.funnel import as_lines
     from teacher.importing import import_traces
 
+    if options.limit is not None and options.limit < 1:
+        raise UserError("--limit", options.limit, "reads no row", "give at least 1")
     fields = dict(_pair("--map", item) for item in options.map)
     filters = parse_filters("--filter", dict(_pair("--filter", item) for item in options.filter))
     funnel = import_traces(
@@ -216,28 +218,16 @@ def _with_extracts(fields: dict[str, str]) -> dict[str, Any]:
 
 
 def _ask(options: argparse.Namespace) -> None:
-    from distill import models
-    from distill.chat import KNOWN_TAGS, split_thought
-    from distill.device import find_device
-    from distill.generate.engine import Request
-    from distill.generate.local import LocalEngine
-    from distill.recipe import ModelSource, Sampling
+    from distill.ask import ask
 
-    name, source = Path(options.model).name, ModelSource(path=options.model)
-    device = find_device(models.width(name, source))
-    loaded = models.load(name, options.model, source, device)
-    prompt = loaded.chat.prompt(options.question)
-    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens)
-    request = Request("question", 0, prompt.ids, prompt.prefill, options.seed)
-    (completion,) = LocalEngine(loaded, device, 1).generate([request], sampling)
-    text = completion.prefill + completion.text
-    split = split_thought(text, (loaded.chat.tags, *KNOWN_TAGS))
+    names = ("temperature", "top_p", "max_tokens", "seed")
+    told = ask(options.model, options.question, **{name: getattr(options, name) for name in names})
     dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
-    if split.thought is not None:
-        print(f"{dim}{split.thought.strip()}{plain}")
-    print(split.answer.strip() if split.answer is not None else "(the thought never ended: no answer)")
-    if completion.finish_reason == "length":
-        print(f"(stopped at --max-tokens {options.max_tokens})", file=sys.stderr)
+    thought = [f"{dim}{told['thought']}{plain}"] if told["thought"] is not None else []
+    answer = "(the thought never ended: no answer)" if told["answer"] is None else told["answer"]
+    _show(options, told, [*thought, answer])
+    if told["finish_reason"] == "length":
+        print(f"(stopped after {told['tokens']} tokens)", file=sys.stderr)
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -314,6 +304,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="distill",
         description="Train a reasoning teacher by GRPO, harvest its verified traces, fine-tune students, compare.",
     )
+    parser.add_argument("--version", action="version", version=f"distill {sys.modules['distill'].__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(parent: Any, name: str, call: Any, about: str, *, recipe: str | None = "RECIPE") -> Any:

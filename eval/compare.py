@@ -6,6 +6,7 @@ is refused, with what differs, because no figure could show it afterwards.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,7 +164,10 @@ def _pairs(
     learners = [model for model in models if roles[model] in ("student", "baseline")]
     with_teacher = [(a, b) for a in learners for b in models if roles[b] == "teacher"]
     rivals = [(a, b) for a in learners for b in learners if (roles[a], roles[b]) == ("student", "baseline")]
-    return list(dict.fromkeys([*with_base, *with_teacher, *rivals]))
+    told = list(dict.fromkeys([*with_base, *with_teacher, *rivals]))
+    return told or list(
+        itertools.combinations(models, 2)
+    )  # no roles say what is compared: then each with each
 
 
 def _gaps(

@@ -189,8 +189,47 @@ def test_ask(finished: Finished, capsys: Capture) -> None:
     arguments = ["ask", f"{finished[1]}/models/student", "1+1", "--max-tokens", "4"]
     assert main(arguments) == 0
     first = capsys.readouterr()
-    assert first.out and "stopped at --max-tokens 4" in first.err
+    assert first.out and "stopped after 4 tokens" in first.err
     assert main(arguments) == 0 and capsys.readouterr().out == first.out, "the seed decides"
+
+
+def test_ask_says_json_and_nothing_else(finished: Finished, capsys: Capture) -> None:
+    told = in_json(capsys, "ask", f"{finished[1]}/models/student", "1+1", "--max-tokens", "4")
+    assert told["question"] == "1+1" and told["tokens"] == 4 and told["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--temperature", "-1"], "--temperature"),
+        (["--top-p", "2"], "--top-p"),
+        (["--max-tokens", "0"], "--max-tokens"),
+        (["--max-tokens", "4", "long " * 300], "leave no room"),
+    ],
+)
+def test_ask_what_cannot_be_asked(finished: Finished, capsys: Capture, options: list[str], said: str) -> None:
+    question = ["1+1"] if len(options) == 2 else []
+    assert main(["ask", f"{finished[1]}/models/student", *options, *question]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_evaluations_without_roles_are_compared_each_with_each(
+    finished: Finished, tmp_path: Path, capsys: Capture
+) -> None:
+    models = [
+        word
+        for name in ("base", "teacher", "student")
+        for word in ("--model", f"{finished[1]}/models/{name}")
+    ]
+    sampling = ["--set", "stages.exam.samples=1", "--set", "suites.chains.limit=4"]
+    assert main(["eval", *models, "--suite", "chains", *sampling, "--out", str(tmp_path / "e")]) == 0
+    capsys.readouterr()
+    told = in_json(capsys, "compare", str(tmp_path / "e"))
+    assert [(row["a"], row["b"]) for row in told["comparisons"]] == [
+        ("base", "student"),
+        ("base", "teacher"),
+        ("student", "teacher"),
+    ]
 
 
 def test_ask_an_adapter(tiny_qwen2: Any, tmp_path: Path, capsys: Capture) -> None:
@@ -331,6 +370,9 @@ def test_a_template_of_the_recipes_own_helps(recipe_file: str, finished: Finishe
         (["ask", "./none", "1+1"], "no model can be loaded"),
         (["traces", "import", "none.jsonl", "--out", "set"], "no such file"),
         (["traces", "import", "none.jsonl", "--out", "set", "--map", "problem"], "is no KEY=VALUE"),
+        (["traces", "import", "none.jsonl", "--out", "set", "--limit", "-1"], "--limit"),
+        (["run", "RECIPE", "--out", "/dev/null/x"], "--out"),
+        (["run", "RECIPE", "--out", "/proc/none"], "--out"),
         (
             ["traces", "import", "none.jsonl", "--out", "set", "--filter", "verifed=no"],
             "did you mean `verified`",

@@ -250,9 +250,8 @@ def _forget() -> None:
     _running, _starting = None, threading.Lock()
 
 
-os.register_at_fork(
-    after_in_child=_forget
-)  # a forked child has the sockets but not the thread that reads them
+# A forked child has the sockets but not the thread that reads them.
+os.register_at_fork(after_in_child=_forget)
 
 
 def _refused(why: str) -> UserError:

@@ -24,9 +24,10 @@ DEEPEST = 150  # lists in lists
 
 Message = dict[str, Any]
 _EXACT_IN_JSON = 1 << 53
-_ITERATORS: tuple[Any, ...] = (map, filter, zip, enumerate, range, reversed, types.GeneratorType, 
-              type(iter([])), type(iter(())), type(iter({})),
-              type({}.keys()), type({}.values()), type({}.items()))  # fmt: skip
+_ITERATORS: tuple[Any, ...] = (
+    map, filter, zip, enumerate, range, reversed, types.GeneratorType,
+    type(iter([])), type(iter(())), type(iter({})), type({}.keys()), type({}.values()), type({}.items()),
+)  # fmt: skip
 
 
 class NotPlain(Exception):

@@ -22,7 +22,8 @@ else:
 
 SOURCE, LINK = 3, 4  # file descriptors
 SHOWN_CHARS = 200
-#: Modules whose functions and classes the tests' side may import for itself when a program has them by their own name.
+#: Modules whose functions and classes the tests' side may import for itself when a program has them by their
+#: own name.
 SHARED_MODULES = frozenset(
     {"sys", "math", "cmath", "collections", "itertools", "functools", "operator", "string", "re", "heapq",
      "bisect", "typing", "datetime", "decimal", "fractions", "statistics", "copy", "json", "random",
@@ -31,16 +32,17 @@ SHARED_MODULES = frozenset(
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "get": getattr, "set": setattr, "iter": iter, "next": next, "len": len, "str": str, "repr": repr,
-    "hash": hash, "bool": bool,
-    "isinstance": isinstance, "issubclass": issubclass, "getitem": operator.getitem, "setitem": operator.setitem,
-    "delitem": operator.delitem, "contains": operator.contains, "eq": operator.eq, "lt": operator.lt, "le": operator.le,
-    "gt": operator.gt, "ge": operator.ge, "add": operator.add, "sub": operator.sub, "mul": operator.mul,
-    "truediv": operator.truediv, "floordiv": operator.floordiv, "mod": operator.mod,
-    "pow": operator.pow, "neg": operator.neg,
+    "hash": hash, "bool": bool, "isinstance": isinstance, "issubclass": issubclass,
+    "getitem": operator.getitem, "setitem": operator.setitem, "delitem": operator.delitem,
+    "contains": operator.contains, "eq": operator.eq,
+    "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
+    "floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow, "neg": operator.neg,
     "and": operator.and_, "or": operator.or_, "xor": operator.xor, "int": int, "float": float, "abs": abs,
     "radd": lambda right, left: left + right, "rsub": lambda right, left: left - right,
     "rmul": lambda right, left: left * right,
-    "enter": lambda value: type(value).__enter__(value), "exit": lambda value, *why: type(value).__exit__(value, *why),
+    "enter": lambda value: type(value).__enter__(value),
+    "exit": lambda value, *why: type(value).__exit__(value, *why),
 }  # fmt: skip
 
 
@@ -86,10 +88,8 @@ class _Server:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.names: dict[str, Any] = {}
-        self.live: list[Any] = []
-        self.numbers: dict[
-            int, int
-        ] = {}  # by id; the list above keeps the object, so that no id is used twice
+        self.live: list[Any] = []  # keeps each object, so that no id is used twice
+        self.numbers: dict[int, int] = {}  # places in that list, by id
 
     def answer(self, message: Message) -> Message:
         """One operation's result, with what it changed in the arguments that it was given."""
@@ -168,8 +168,7 @@ class _Server:
         return callback
 
     def raised(self, error: BaseException) -> Message:
-        """An exception by its name, the built-in classes that it descends from, and its arguments as far as they
-        are plain."""
+        """An exception by its name, the built-in classes that it descends from, and its arguments if plain."""
         told: Message = {
             "name": type(error).__name__,
             "bases": _builtin_bases(type(error)),

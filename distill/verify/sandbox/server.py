@@ -105,8 +105,10 @@ class Server:
             self.stop_late_ones()
 
     def take_order(self) -> int | None:
-        """Do what the next datagram says: the pidfd of a new child, -1 where there is none, None when the client is
-        gone."""
+        """Do what the next datagram says.
+
+        Returns: The pidfd of a new child, -1 where there is none, None when the client is gone.
+        """
         data, fds, _, _ = socket.recv_fds(self.client, 1 << 16, 16)
         if not data:
             return None
@@ -174,14 +176,12 @@ class Server:
             raise OSError("seccomp")
 
     def stop_late_ones(self) -> None:
-        """Kill what used up its CPU time, or its wall time, which is longer: a busy machine is not a program's
-        fault."""
+        """Kill what used up its CPU time, or its longer wall time: a busy machine is not a program's fault."""
         now = time.monotonic()
         for pidfd in [pidfd for pidfd, deadline in self.deadlines.items() if deadline <= now]:
             child = self.children[pidfd]
-            left = min(
-                child.limits["cpu"] - _cpu_seconds(child.pid), child.started + child.limits["wall"] - now
-            )
+            cpu_left = child.limits["cpu"] - _cpu_seconds(child.pid)
+            left = min(cpu_left, child.started + child.limits["wall"] - now)
             if left > 0:
                 self.deadlines[pidfd] = now + max(left, 0.01)
             else:
@@ -200,9 +200,8 @@ class Server:
         """Tell what became of an ended child, and clear up after it."""
         child = self.children.pop(pidfd)
         if not self.isolated:
-            self.kill(
-                child
-            )  # its children; the leader is a zombie until the next line, so the number is still its own
+            # Its children; the leader is a zombie until it is waited for, so the number is still its own.
+            self.kill(child)
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.monotonic() - child.started
         os.close(pidfd)

@@ -340,8 +340,8 @@ def _forwarded(operation: str) -> Any:
 
 
 for _operation in ("getitem", "setitem", "delitem", "contains", "lt", "le", "gt", "ge", "add", "sub", "mul",
-                   "truediv", "floordiv", "mod",
-                   "pow", "neg", "and", "or", "xor", "abs", "radd", "rsub", "rmul", "enter", "exit"):  # fmt: skip
+                   "truediv", "floordiv", "mod", "pow", "neg", "and", "or", "xor", "abs",
+                   "radd", "rsub", "rmul", "enter", "exit"):  # fmt: skip
     setattr(Live, f"__{_operation}__", _forwarded(_operation))
 
 

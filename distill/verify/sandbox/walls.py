@@ -30,27 +30,33 @@ def call(function: str, *args: object) -> None:
 _X86_64, _AARCH64 = 0xC000003E, 0xC00000B7
 _ARCHITECTURE = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(platform.machine())
 
-#: Name to number on x86_64 and aarch64 (None: that processor has no such call). Never allowed, not to the server either.
+#: Name to number on x86_64 and aarch64 (None: that processor has no such call). Never allowed, not to the
+#: server either.
 FORBIDDEN = {
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272), "pidfd_getfd": (438, 438),
-    "process_madvise": (440, 440), "process_mrelease": (448, 448), "migrate_pages": (256, 238), "move_pages": (279, 239),
-    "socket": (41, 198), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "io_setup": (206, 0),
-    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191),
-    "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
-    "memfd_secret": (447, 447), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "fanotify_init": (300, 262), "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265), "kexec_load": (246, 104), "kexec_file_load": (320, 294), "init_module": (175, 105),
-    "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
-    "acct": (163, 89), "quotactl": (179, 60), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266), "sethostname": (170, 161), "setdomainname": (171, 162), "personality": (135, 92), "syslog": (103, 116),
-    "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None), "execve": (59, 221), "execveat": (322, 281),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438), "process_madvise": (440, 440), "process_mrelease": (448, 448),
+    "migrate_pages": (256, 238), "move_pages": (279, 239), "socket": (41, 198), "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "io_setup": (206, 0), "shmget": (29, 194),
+    "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191),
+    "semtimedop": (220, 192), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
+    "msgctl": (71, 187), "mq_open": (240, 180), "memfd_secret": (447, 447), "add_key": (248, 217),
+    "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280), "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282), "fanotify_init": (300, 262), "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142),
+    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266), "sethostname": (170, 161), "setdomainname": (171, 162),
+    "personality": (135, 92), "syslog": (103, 116), "iopl": (172, None), "ioperm": (173, None),
+    "modify_ldt": (154, None), "execve": (59, 221), "execveat": (322, 281), "open_tree": (428, 428),
+    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
     "fspick": (433, 433), "mount_setattr": (442, 442), "pivot_root": (155, 41), "chroot": (161, 51),
 }  # fmt: skip
 #: Forbidden to a program, for the server needs them to make one.
 FORBIDDEN_TO_PROGRAMS = {
-    "fork": (57, None), "vfork": (58, None), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
-    "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "memfd_create": (319, 279),
+    "fork": (57, None), "vfork": (58, None), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
+    "umount2": (166, 39), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
+    "memfd_create": (319, 279),
 }  # fmt: skip
 _CLONE, _CLONE3, _CLONE_THREAD = (56, 220), (435, 435), 0x10000
 #: Their first argument is a process: a program may name itself alone.
@@ -70,8 +76,7 @@ _REFUSE, _UNKNOWN = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 
 
 def _assembled(lines: list[tuple[int, int, str, str] | str]) -> bytes:
-    """Instructions (operation, constant, label if true, label if false; "" is the next one) between labels, as
-    BPF."""
+    """BPF of instructions (operation, constant, label if true, label if false; "": the next) between labels."""
     places: dict[str, int] = {}
     code: list[tuple[int, int, str, str]] = []
     for line in lines:
@@ -86,8 +91,7 @@ def _assembled(lines: list[tuple[int, int, str, str] | str]) -> bytes:
 
 
 def _filter(forbidden: list[int], own_pid: int | None) -> bytes:
-    """Refuse these calls; with ``own_pid`` also new processes (threads are allowed) and signals to any other
-    process."""
+    """Refuse these calls; with ``own_pid`` also new processes (not threads) and signals to other processes."""
     which = 0 if _ARCHITECTURE == _X86_64 else 1
     lines: list[tuple[int, int, str, str] | str] = [
         (_LOAD, _ARCH, "", ""),
@@ -98,9 +102,8 @@ def _filter(forbidden: list[int], own_pid: int | None) -> bytes:
         lines.append((_AT_LEAST, 0x40000000, "refuse", ""))  # the x32 numbers of the same calls
     lines += [(_EQUAL, number, "refuse", "") for number in forbidden]
     if own_pid is not None:  # a place holder, see CallFilter
-        lines.append(
-            (_EQUAL, _CLONE3[which], "unknown", "")
-        )  # its flags lie in memory; the C library then uses clone
+        # The flags of clone3 lie in memory, out of a filter's sight; refused it, the C library uses clone.
+        lines.append((_EQUAL, _CLONE3[which], "unknown", ""))
         lines.append((_EQUAL, _CLONE[which], "clone", ""))
         lines += [(_EQUAL, numbers[which], "signal", "") for numbers in _SIGNALS.values()]
     lines += [(_RETURN, _ALLOW, "", "")]
@@ -121,10 +124,8 @@ class CallFilter:
         if self.known:
             which = 0 if _ARCHITECTURE == _X86_64 else 1
             table = FORBIDDEN_TO_PROGRAMS if program else FORBIDDEN
-            numbers = [row[which] for row in table.values()]
-            code = _filter(
-                [number for number in numbers if number is not None], _OWN_PID if program else None
-            )
+            numbers = [number for row in table.values() if (number := row[which]) is not None]
+            code = _filter(numbers, _OWN_PID if program else None)
             self._place = code.find(struct.pack("HBBI", _EQUAL, 0, 1, _OWN_PID)) + 4 if program else 0
             self._code = ctypes.create_string_buffer(code, len(code))
             self._header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(self._code))
@@ -170,8 +171,7 @@ class FileRules:
                 os.close(folder)
 
     def put_on(self, fd: int) -> None:
-        """From now on, for good, from the descriptor ``fd`` of these rules, which is closed. OSError where it
-        fails."""
+        """From now on, for good, from the descriptor ``fd`` of these rules, which is closed; or OSError."""
         _checked(libc.syscall(_RESTRICT_SELF, fd, 0))
         os.close(fd)
 
