@@ -92,7 +92,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _take_lock(path)
-        except PermissionError as error:
+        except (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError) as error:
             reason = f"cannot be written: {error}"
             raise UserError("--out", str(path), reason, "give another folder") from error
         run = cls(path, recipe, lock)

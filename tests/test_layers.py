@@ -14,7 +14,7 @@ LAYERS = {
     0: "errors recipe recipe_types recipe_errors recipe_file runs manifest records shards",
     1: "verify grade chat language",
     2: "generate training models problems world world_tokenizer suites traces device",
-    3: "student report",
+    3: "student report ask",
     4: "cli chain inputs",
 }
 LEVEL = {f"distill.{name}": level for level, names in LAYERS.items() for name in names.split()}
