@@ -304,7 +304,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="distill",
         description="Train a reasoning teacher by GRPO, harvest its verified traces, fine-tune students, compare.",
     )
-    parser.add_argument("--version", action="version", version=f"distill {sys.modules['distill'].__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"distill {sys.modules['distill'].__version__}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(parent: Any, name: str, call: Any, about: str, *, recipe: str | None = "RECIPE") -> Any:
