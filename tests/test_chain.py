@@ -464,3 +464,27 @@ def test_no_kill_shows(tiny_recipe_module: Any, undisturbed: Path, tmp_path: Pat
     assert killed, "the stage is reached"
     assert subprocess.run(command, check=False).returncode == 0
     assert_same_outcome(out, undisturbed)
+
+
+def test_what_a_stage_reads_counts_by_its_content(tiny_recipe_module: Any, tmp_path: Path) -> None:
+    """Another row in a file of problems, traces or a suite, or another template, makes due what reads it."""
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("problems", "traces", "suite", "template")}
+    for file in files.values():
+        file.write_text("{}\n")
+    raw = tiny_recipe_module.raw_recipe()
+    raw["problems"]["practice"] = {"path": str(files["problems"])}
+    raw["traces"]["rough"] = {"path": str(files["traces"])}
+    raw["suites"]["chains"] = {"path": str(files["suite"])}
+    raw["models"]["student-blank"]["chat_template"] = str(files["template"])
+    changed = {}
+    for name, file in files.items():
+        before = fingerprints(parse_recipe(raw))
+        file.write_text("{}\n{}\n")
+        after = fingerprints(parse_recipe(raw))
+        changed[name] = {stage for stage in STAGES if before[stage] != after[stage]}
+    assert changed == {
+        "problems": set(STAGES[1:]),
+        "traces": set(STAGES),
+        "suite": {"exam", "report"},
+        "template": {"distil", "exam", "report"},
+    }
