@@ -15,8 +15,9 @@ from typing import Any
 
 from distill.errors import UserError
 from distill.inputs import HASHED_BYTES, Inputs, fingerprints
+from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.runs import RunFolder, check_belongs, finished_stages, hash_path
+from distill.runs import RunFolder, finished_stages, hash_path
 
 
 def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None) -> Path | None:
@@ -33,12 +34,11 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
     stages = list(recipe.stages if chosen is None else chosen)
     prints = fingerprints(recipe)
     check_belongs(out, recipe)
-    done = {
-        name for name, marker in finished_stages(out).items() if marker["fingerprint"] == prints.get(name)
-    }
+    markers = finished_stages(out)
+    done = {name for name, marker in markers.items() if marker["fingerprint"] == prints.get(name)}
     due = [stage for stage in stages if stage.name not in done]
     inputs = Inputs(recipe)
-    _check_order(recipe, due, done)
+    _check_order(recipe, due, done, markers.keys() - done)
     inputs.check(due)
     with RunFolder.open(out, recipe) as run:
         chain = Chain(recipe, run, prints, inputs)
@@ -50,7 +50,7 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
         )
 
 
-def _check_order(recipe: Recipe, due: Sequence[Stage], done: set[str]) -> None:
+def _check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
     """Chosen stages may stand on others that were never run: refuse, before anything is written.
 
     A stage that is itself due counts as run for those after it.
@@ -59,12 +59,14 @@ def _check_order(recipe: Recipe, due: Sequence[Stage], done: set[str]) -> None:
     for stage in due:
         for name in _upstream(recipe, stage):
             if name not in ready:
-                raise UserError(
-                    f"stages.{stage.name}",
-                    None,
-                    f"stands on stage `{name}`, which is not finished",
-                    f"run it first (--only {name}), or the whole recipe",
+                state = (
+                    "out of date: its section or what it reads has changed"
+                    if name in stale
+                    else "not finished"
                 )
+                reason = f"stands on stage `{name}`, which is {state}"
+                remedy = f"run it first (--only {name}), or the whole recipe"
+                raise UserError(f"stages.{stage.name}", None, reason, remedy)
         ready.add(stage.name)
 
 
@@ -131,7 +133,7 @@ class Chain:
         work: dict[str, Callable[[Any], dict[str, Any]]] = {
             "sft": self._sft, "grpo": self._grpo, "sample": self._sample, "eval": self._eval, "compare": self._compare,
         }  # fmt: skip
-        counts = work[stage.kind](stage)
+        counts = work[stage.kind](self.inputs.fitted(stage.name))
         inputs = {name: self.prints[name] for name in _upstream(self.recipe, stage)}
         outputs = {self._key(path): hash_path(path) for path in self._makes(stage)}
         self.run.finish(stage.name, counts, inputs, outputs)
@@ -223,7 +225,7 @@ class Chain:
             fingerprint=self.prints[stage.name], seed=self.recipe.seed, saved=lambda: self.run.tick(stage.name),
         )  # fmt: skip
         models.save(loaded, self.run.model_folder(stage.makes))
-        return counts
+        return counts | {"max_length": stage.max_length}
 
     def _traces(self, name: str) -> list[Any]:
         from distill.traces import load_traces, read_made_traces
@@ -243,7 +245,7 @@ class Chain:
             saved=lambda: self.run.tick(stage.name),
         )  # fmt: skip
         models.save(loaded, self.run.model_folder(stage.makes))
-        return counts
+        return counts | {"max_tokens": stage.max_tokens}
 
     def _sample(self, stage: SampleStage) -> dict[str, Any]:
         from teacher.harvest import harvest
@@ -266,7 +268,7 @@ class Chain:
             print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
             examinee = Examinee(model, self.recipe.role(model), loaded.parameters, print_)
             for name in stage.suites:
-                suite = self.inputs.suite(name).with_protocol(stage.samples, stage.sampling)
+                suite = self.inputs.exam(stage.name, name)
                 summary = evaluate(
                     examinee, suite, self.inputs.suite_problems(name), chat=loaded.chat,
                     engine=self._engine(loaded, stage.engine.max_rows), folder=self.run.results_folder(model, name),

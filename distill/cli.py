@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import __version__
 from distill.errors import RunFailed, UserError
 
 
@@ -33,10 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunFailed as error:
-        print(
-            f"failed: {error}\nWhat was finished is kept; the same command goes on from there.",
-            file=sys.stderr,
-        )
+        print(f"failed: {error}\n{error.then}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
@@ -161,18 +159,11 @@ def _last_name(model: str) -> str:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from eval.compare import compare, read_results
+    from eval.compare import compare, only_bases, read_named_apart
 
-    summaries = read_results([Path(place) for place in options.results])
+    summaries = read_named_apart([Path(place) for place in options.results])
     roles = {summary["model"]: summary["role"] for summary in summaries}
-    bases = [name for name, role in roles.items() if role == "base"]
-    origin = bases[0] if len(bases) == 1 else None
-    comparison = compare(
-        summaries,
-        {name: origin if name != origin else None for name in roles},
-        {name: {} for name in roles},
-        roles,
-    )
+    comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True)
     lines = [
         f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
         f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
@@ -193,8 +184,6 @@ def _traces_import(options: argparse.Namespace) -> None:
     from teacher.funnel import as_lines
     from teacher.importing import import_traces
 
-    if options.limit is not None and options.limit < 1:
-        raise UserError("--limit", options.limit, "reads no row", "give at least 1")
     fields = dict(_pair("--map", item) for item in options.map)
     filters = parse_filters("--filter", dict(_pair("--filter", item) for item in options.filter))
     funnel = import_traces(
@@ -304,9 +293,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="distill",
         description="Train a reasoning teacher by GRPO, harvest its verified traces, fine-tune students, compare.",
     )
-    parser.add_argument(
-        "--version", action="version", version=f"distill {sys.modules['distill'].__version__}"
-    )
+    parser.add_argument("--version", action="version", version=f"distill {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(parent: Any, name: str, call: Any, about: str, *, recipe: str | None = "RECIPE") -> Any:
@@ -385,7 +372,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--temperature", type=float, default=0.6)
     ask.add_argument("--top-p", type=float, default=0.95)
-    ask.add_argument("--max-tokens", type=int, default=2048)
+    ask.add_argument(
+        "--max-tokens", type=int, metavar="N", help="default: 2048, or what the model's context leaves"
+    )
     ask.add_argument("--seed", type=int, default=0)
     command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
     return parser

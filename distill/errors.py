@@ -20,4 +20,14 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """The run broke for a reason outside the input (full disk, lost engine). Exit code 1; the run resumes."""
+    """The run broke for a reason outside the input (full disk, lost engine). Exit code 1; the run resumes.
+
+    Args:
+        then: what to do next, in one line; to be given where the same command would only break again.
+    """
+
+    def __init__(
+        self, reason: str, then: str = "What was finished is kept; the same command goes on from there."
+    ) -> None:
+        self.then = then
+        super().__init__(reason)

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe import (
+    DEFAULT_LENGTH,
+    CompareStage,
+    EvalStage,
+    GrpoStage,
+    Recipe,
+    SampleStage,
+    SftStage,
+    Stage,
+)
 from distill.records import Problem
 from distill.runs import fingerprint, hash_path
 
@@ -23,6 +32,9 @@ class Inputs:
         self.recipe = recipe
         self.problems = cache(self._problems)
         self.suite_problems = cache(self._suite_problems)
+        self.preview = cache(self._preview)
+        self.fitted = cache(self._fitted)
+        self.exam = cache(self._exam)
 
     @staticmethod
     def read_by(stage: Stage) -> list[str]:
@@ -60,7 +72,8 @@ class Inputs:
         """Load every input of these stages that is small, and look at the rest, before anything is written.
 
         Problem sets, suites and the world's traces are read whole, tokenizers loaded with their EOS and chat template,
-        trace files found. Weights and rows of trace files are first read by their stages.
+        trace files found, lengths held against the models' contexts. Weights and rows of trace files are first read by
+        their stages.
 
         Raises:
             UserError: something is missing or unusable.
@@ -74,8 +87,12 @@ class Inputs:
             for name in self.read_by(stage):
                 if name in self.recipe.traces:
                     self._check_traces(name)
-                elif name in self.recipe.models:
-                    self._check_model(name)
+        for stage in stages:
+            if isinstance(stage, EvalStage):
+                for name in stage.suites:
+                    self.exam(stage.name, name)
+            else:
+                self.fitted(stage.name)
 
     def _check_traces(self, name: str) -> None:
         from distill.world import make_traces
@@ -85,10 +102,69 @@ class Inputs:
         if source.world is not None:
             make_traces(source.world, self.recipe.seed)  # that the world has so many
 
-    def _check_model(self, name: str) -> None:
-        from distill.models import check_source
+    def _preview(self, model: str) -> Any:
+        from distill.models import preview
 
-        check_source(name, self.recipe.models[name])
+        return preview(model, self.recipe.models[model])
+
+    # ------------------------------------------------------------------------------------------ lengths
+
+    def _fitted(self, stage_name: str) -> Stage:
+        """A stage as it is run: with the length that its model has room for, where nobody chose one."""
+        stage = self.recipe.stage(stage_name)
+        at = f"stages.{stage.name}"
+        match stage:
+            case SftStage():
+                longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [])
+                return stage.model_copy(update={"max_length": longest})
+            case GrpoStage():
+                texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
+                longest = self._fit(f"{at}.max_tokens", stage.max_tokens, [stage.model], texts)
+                return stage.model_copy(update={"max_tokens": longest})
+            case SampleStage():
+                texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
+                asked = stage.sampling.max_tokens
+                longest = self._fit(f"{at}.sampling.max_tokens", asked, [stage.model], texts)
+                sampling = stage.sampling.model_copy(update={"max_tokens": longest})
+                return stage.model_copy(update={"sampling": sampling})
+        return stage
+
+    def _exam(self, stage_name: str, name: str) -> Any:
+        """A suite as an eval stage asks it: all models with one protocol, else they could not be compared."""
+        stage = self.recipe.stage(stage_name)
+        assert isinstance(stage, EvalStage), stage
+        suite = self.suite(name).with_protocol(stage.samples, stage.sampling)
+        texts = self._texts(self.suite_problems(name), suite.instruction)
+        key = f"stages.{stage.name}.sampling.max_tokens" + (
+            "" if stage.sampling else f" (that of suite {name})"
+        )
+        asked = suite.sampling.max_tokens
+        longest = self._fit(key, asked, stage.models, texts, chosen=None if stage.sampling else False)
+        return suite.with_protocol(None, suite.sampling.model_copy(update={"max_tokens": longest}))
+
+    @staticmethod
+    def _texts(problems: Sequence[Problem], instruction: str | None) -> list[str]:
+        from distill.generate.engine import wording
+
+        return [wording(problem, instruction) for problem in problems]
+
+    def _fit(
+        self, key: str, asked: int, models: Sequence[str], texts: Sequence[str], chosen: bool | None = None
+    ) -> int:
+        """`lengths.fit` for models that stand in the recipe or are made from one that does."""
+        from distill.lengths import Reader, fit, longest_prompt
+
+        readers = []
+        first_of: dict[str, str] = {}  # models made from one and the same read alike
+        for model in models:
+            first_of.setdefault(self.recipe.source_model(model), model)
+        for source, model in first_of.items():
+            known = self.preview(source)
+            longest = longest_prompt(known.chat, texts, enough=known.context - asked)
+            given = "build.max_length" if self.recipe.models[source].build else "max_length"
+            readers.append(Reader(model, known.context, longest, f"models.{source}.{given}"))
+        chosen = asked != DEFAULT_LENGTH if chosen is None else chosen
+        return fit(key, asked, readers, chosen=chosen)
 
 
 def _check_trace_file(key: str, path: str | None) -> None:

@@ -42,6 +42,14 @@ class LoadedModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What can be known of a model before its weights are loaded; ``context`` counts tokens."""
+
+    chat: ChatFormat
+    context: int
+
+
 def load_tokenizer(name: str, source: ModelSource) -> Any:
     """The model's tokenizer, with the recipe's chat template where it brings one.
 
@@ -242,21 +250,34 @@ def _change_context(config: Any, source: ModelSource) -> None:
         config.rope_parameters = {**config.rope_parameters, "rope_theta": source.rope_theta}
 
 
-def check_source(name: str, source: ModelSource) -> None:
-    """Refuse, before anything is written, a model whose tokenizer or config cannot serve.
+def context_of(config: Any) -> int:
+    """How many tokens a model reads. Rope scaling may go beyond the positions of pre-training, which some configs state
+    (Qwen2.5 with YaRN) and others (Llama 3.1) do not."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretched = rope.get("factor", 1) * rope.get("original_max_position_embeddings", 0)
+    return max(int(config.max_position_embeddings), int(stretched))
+
+
+def preview(name: str, source: ModelSource) -> Preview:
+    """Refuse, before anything is written, a model whose tokenizer or config cannot serve; tell what is known of it.
 
     Raises:
         UserError: no config, no tokenizer, no EOS or no chat template at that place.
     """
     tokenizer = load_tokenizer(name, source)
+    context = source.build.max_length if source.build is not None else source.max_length
     if source.path is not None:
         key = f"models.{name}.path"
         config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
         _check_architecture(key, source.path, config)
         _check_vocabulary(name, config, tokenizer)
+        context = context or context_of(config)
     if source.build is not None:
         tokenizer = _as_reloaded(name, source.build, tokenizer)
-    ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill)
+    assert context is not None, (
+        f"models.{name} has neither path nor build: the recipe's check lets none through"
+    )
+    return Preview(ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill), context)
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -50,6 +50,7 @@ def load_problems(
             without a mapped field, or with the id of another problem. Names the row, counted from 1.
     """
     key = f"{section}.{name}"
+    check_names(f"{key}.fields", source.fields, OURS)
     if source.instruction is not None and "{problem}" not in source.instruction:
         reason, remedy = "has no {problem} in it", "say where the problem goes"
         raise UserError(f"{key}.instruction", source.instruction, reason, remedy)
@@ -78,6 +79,25 @@ def load_problems(
         also = f", {contradicting} of them with another reference" if contradicting else ""
         print(f"{key}: dropped {repeated} rows that repeat an earlier one{also}", file=sys.stderr)
     return list(kept.values())
+
+
+def check_names(key: str, fields: Fields, known: Sequence[str]) -> None:
+    """Refuse a name in ``fields`` that is almost one of ours: as a tag it would hide that the real one is not mapped.
+
+    Raises:
+        UserError: the first such name, which is likelier the mistake than what a row then lacks.
+    """
+    for name, theirs in fields.items():
+        near = difflib.get_close_matches(
+            name, [ours for ours in known if ours not in fields], n=1, cutoff=0.8
+        )
+        if near and name not in known:
+            shown = f"{name}={theirs if isinstance(theirs, str) else theirs.from_}"
+            reason, remedy = (
+                f"there is no field `{name}`",
+                f"did you mean `{near[0]}`? a tag needs another name",
+            )
+            raise UserError(key, shown, reason, remedy)
 
 
 # ------------------------------------------------------------------------------------ rows of a source

@@ -29,6 +29,9 @@ from distill.records import Kind
 Role = Literal["base", "teacher", "student", "baseline"]
 Family = Literal["chains", "functions"]
 
+#: Of every ``max_tokens`` and ``max_length``: cut to what the model's context has room for; another number must fit.
+DEFAULT_LENGTH = 32768
+
 
 # -------------------------------------------------------------------------------- what exists before
 
@@ -152,7 +155,7 @@ class Sampling(Section):
 
     temperature: NonNegative = 0.6
     top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
-    max_tokens: Count = 32768
+    max_tokens: Count = DEFAULT_LENGTH
 
 
 class Engine(Section):
@@ -201,7 +204,7 @@ class Advantage(Section):
 
 
 class Clip(Section):
-    """The ratio is clipped to [1 - low, 1 + high]."""
+    """The ratio is clipped to [1 - low, 1 + high]; ``low`` from 1 on clips nothing (R1's first RL stage has 10)."""
 
     low: Positive = 0.2
     high: Positive = 0.2
@@ -255,7 +258,7 @@ class SftStage(Section):
     batch_size: Count = 64
     schedule: Schedule = Schedule()
     optimiser: Optimiser = Optimiser()
-    max_length: Count = 32768
+    max_length: Count = DEFAULT_LENGTH
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 100
 
@@ -281,7 +284,7 @@ class GrpoStage(Section):
     samples_per_problem: Annotated[Whole, Field(ge=2)] = 16
     steps_per_rollout: Count = 1
     temperature: Positive = 1.0
-    max_tokens: Count = 32768
+    max_tokens: Count = DEFAULT_LENGTH
     rewards: Rewards = Rewards()
     advantage: Advantage = Advantage()
     aggregate: Literal["sequence_mean", "token_mean"] = "sequence_mean"

@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import yaml
 from pydantic import BaseModel
 
 from distill.errors import UserError
 from distill.manifest import surroundings
+from distill.places import check_belongs, make_folder
 from distill.recipe import Recipe
 from distill.shards import Row, append_rows, read_rows, repair, replacing
 
@@ -89,10 +89,10 @@ class RunFolder:
             UserError: the folder is another recipe's run, no run at all, or in use by another process.
         """
         check_belongs(path, recipe)
+        make_folder(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             lock = _take_lock(path)
-        except (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        except PermissionError as error:
             reason = f"cannot be written: {error}"
             raise UserError("--out", str(path), reason, "give another folder") from error
         run = cls(path, recipe, lock)
@@ -243,37 +243,6 @@ def finished_stages(path: Path) -> dict[str, dict[str, Any]]:
     return {
         file.parent.name.partition("-")[2]: json.loads(file.read_text(encoding="utf-8")) for file in markers
     }
-
-
-def check_belongs(path: Path, recipe: Recipe) -> None:
-    """Refuse a folder that is not this recipe's, before anything is written.
-
-    Raises:
-        UserError: it holds another recipe's run, or something that is no run.
-    """
-    remedy = "give a new or empty folder with --out"
-    if path.exists() and not path.is_dir():
-        raise UserError("--out", str(path), "is a file", remedy)
-    if not path.exists():
-        return
-    file = path / "recipe.yaml"
-    if not file.is_file():
-        if strangers := sorted(
-            entry.name for entry in path.iterdir() if entry.name not in (".lock", ".recipe.yaml.tmp")
-        ):
-            raise UserError(
-                "--out", str(path), f"holds other files ({strangers[0]}) and is no run folder", remedy
-            )
-        return
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(str(file), None, "is no YAML, so the run cannot be told", remedy) from error
-    name = found.get("name") if isinstance(found, dict) else None
-    if name != recipe.name:
-        raise UserError(
-            "--out", str(path), f"holds the run of another recipe, {name!r}, not of {recipe.name!r}", remedy
-        )
 
 
 def _take_lock(path: Path) -> int:

@@ -16,7 +16,8 @@ from typing import get_args
 from pydantic import ValidationError
 
 from distill.errors import RunFailed, UserError
-from distill.problems import JSONL, Row, RowReader, read_rows
+from distill.problems import JSONL, Row, RowReader, check_names, read_rows
+from distill.problems import OURS as PROBLEM_FIELDS
 from distill.recipe import TraceSource
 from distill.records import FinishReason, Kind, Trace, row_id
 from distill.shards import read_parquet
@@ -24,6 +25,8 @@ from distill.world import make_traces
 
 #: A row with both of these columns was written by this toolkit.
 OURS = frozenset({"completion", "kept"})
+#: What another's table may be asked for, besides tags.
+FIELDS = (*PROBLEM_FIELDS, "response", "kind", "finish_reason", "tokens", "teacher")
 
 
 def load_traces(name: str, source: TraceSource, seed: int) -> list[Trace]:
@@ -39,6 +42,7 @@ def load_traces(name: str, source: TraceSource, seed: int) -> list[Trace]:
         UserError: the source cannot be read, a row of it is without problem or response, or nothing is left.
     """
     key = f"traces.{name}"
+    check_names(f"{key}.fields", source.fields, FIELDS)
     if source.world is not None:
         return make_traces(source.world, seed)
     assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"

@@ -47,15 +47,60 @@ def read_results(paths: Sequence[Path]) -> list[Summary]:
     Raises:
         UserError: a place holds no summary, or a file that is none.
     """
-    summaries = []
-    for path in paths:
-        results = path / "results" if (path / "results").is_dir() else path
-        files = [path] if path.is_file() else sorted(results.rglob("summary.json"))
-        if not files:
-            remedy = "give what `distill eval` wrote: a run, results/MODEL or results/MODEL/SUITE"
-            raise UserError("RESULT", str(path), "holds no summary.json", remedy)
-        summaries += [_read_summary(file) for file in files]
-    return summaries
+    return [_read_summary(file) for path in paths for file in _files(path)]
+
+
+def read_named_apart(paths: Sequence[Path]) -> list[Summary]:
+    """As `read_results`, of several runs: a model that two of them measured on one suite is called RUN/MODEL.
+
+    A result given twice counts once. Each summary says under ``run`` which folder it is of.
+    """
+    files = dict.fromkeys(file.resolve() for path in paths for file in _files(path))
+    summaries = [_read_summary(file) | {"run": str(_run_of(file))} for file in files]
+    runs: dict[tuple[str, str], set[str]] = {}
+    for summary in summaries:
+        runs.setdefault((summary["model"], summary["suite"]), set()).add(summary["run"])
+    shared = {model for (model, _), found in runs.items() if len(found) > 1}
+    called = _short_names({summary["run"] for summary in summaries if summary["model"] in shared})
+    return [
+        summary | {"model": f"{called[summary['run']]}/{summary['model']}"}
+        if summary["model"] in shared
+        else summary
+        for summary in summaries
+    ]
+
+
+def only_bases(summaries: Sequence[Summary]) -> dict[str, str | None]:
+    """For each model of `read_named_apart` the base that its run measured, if that is one; else the only one of all."""
+    bases = {summary["model"]: summary["run"] for summary in summaries if summary["role"] == "base"}
+    found: dict[str, str | None] = {}
+    for summary in summaries:
+        own = [base for base, run in bases.items() if run == summary["run"]] or list(bases)
+        found[summary["model"]] = own[0] if len(own) == 1 and summary["role"] != "base" else None
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    results = path / "results" if (path / "results").is_dir() else path
+    files = [path] if path.is_file() else sorted(results.rglob("summary.json"))
+    if not files:
+        remedy = "give what `distill eval` wrote: a run, results/MODEL or results/MODEL/SUITE"
+        raise UserError("RESULT", str(path), "holds no summary.json", remedy)
+    return files
+
+
+def _run_of(file: Path) -> Path:
+    """The run folder of RUN/results/MODEL/SUITE/summary.json; the folder itself where a result lies elsewhere."""
+    return file.parents[3] if len(file.parents) > 3 and file.parents[2].name == "results" else file.parent
+
+
+def _short_names(folders: set[str]) -> dict[str, str]:
+    """Each folder's last name, or as many last parts of its path as tell all apart."""
+    for length in range(1, max((len(Path(folder).parts) for folder in folders), default=0) + 1):
+        names = {folder: "/".join(Path(folder).parts[-length:]) for folder in folders}
+        if len(set(names.values())) == len(folders):
+            return names
+    return {}
 
 
 def _read_summary(file: Path) -> Summary:
@@ -77,18 +122,21 @@ def compare(
     bases: Mapping[str, str | None],
     costs: Mapping[str, dict[str, Any]],
     roles: Mapping[str, Role],
+    *,
+    by_hand: bool = False,
 ) -> dict[str, Any]:
     """Every model's figures, the paired differences that a reader asks for, and the gaps closed.
 
     Compared on each suite that both were asked: each made model with its base; students and baselines with
-    each teacher; students with each baseline. Gaps closed are those of students and baselines, between their
-    own base and each teacher.
+    each teacher; students with each baseline; a model with its namesakes of other runs. Where this pairs none, each
+    with each, in their order. Gaps closed are those of students and baselines, between their own base and each teacher.
 
     Args:
         summaries: of `read_results` or `eval.runner.evaluate`.
         bases: for each model the base it was made from, None for a model that was not made.
         costs: for each model what making it took, as it shall be shown; a model may be missing.
         roles: the role of each model.
+        by_hand: somebody named these results, so that none may stay alone: one without a pair is compared with all.
 
     Returns:
         ``models``, ``comparisons`` (``difference`` is a - b over ``n`` problems with k samples each) and
@@ -108,7 +156,7 @@ def compare(
         entry["suites"][summary["suite"]] = {key: summary.get(key) for key in SHOWN}
     comparisons, gaps = [], []
     for suite, by_model in results.items():
-        for a, b in _pairs(list(by_model), bases, roles):
+        for a, b in _pairs(list(by_model), bases, roles, by_hand):
             comparisons.append(_comparison(suite, a, b, by_model))
         for student, base, teacher in _gaps(list(by_model), bases, roles):
             gaps.append(_gap(suite, student, base, teacher, by_model))
@@ -156,18 +204,19 @@ def _check_same_exam(suite: str, summaries: Sequence[Summary]) -> None:
 
 
 def _pairs(
-    models: Sequence[str], bases: Mapping[str, str | None], roles: Mapping[str, Role]
+    models: Sequence[str], bases: Mapping[str, str | None], roles: Mapping[str, Role], by_hand: bool
 ) -> list[tuple[str, str]]:
+    each_with_each = list(itertools.combinations(models, 2))
     with_base = [
         (model, base) for model in models if (base := bases.get(model)) in models and base is not None
     ]
     learners = [model for model in models if roles[model] in ("student", "baseline")]
     with_teacher = [(a, b) for a in learners for b in models if roles[b] == "teacher"]
     rivals = [(a, b) for a in learners for b in learners if (roles[a], roles[b]) == ("student", "baseline")]
-    told = list(dict.fromkeys([*with_base, *with_teacher, *rivals]))
-    return told or list(
-        itertools.combinations(models, 2)
-    )  # no roles say what is compared: then each with each
+    namesakes = [(a, b) for a, b in each_with_each if a.rpartition("/")[2] == b.rpartition("/")[2]]
+    told = list(dict.fromkeys([*with_base, *with_teacher, *rivals, *namesakes]))
+    alone = {model for model in models if not any(model in pair for pair in told)}
+    return told + [pair for pair in each_with_each if alone & set(pair) and (by_hand or not told)]
 
 
 def _gaps(

@@ -135,7 +135,8 @@ def _counts(folder: Path) -> dict[str, int]:
         raise RunFailed(
             f"no trace of {total['traces']} passed the filters, so a student would have nothing to learn; "
             f"`{worst['filter']}` removed {worst['removed']} (see {folder / FUNNEL}). "
-            "A better teacher, more samples or easier problems help."
+            "A better teacher, more samples or easier problems help.",
+            then="What was finished is kept; the same command would end here again.",
         )
     return {
         "generated_tokens": total["tokens"],

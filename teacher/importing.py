@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from distill.chat import tags_in
 from distill.errors import UserError
+from distill.places import check_place, new_folder
+from distill.problems import check_names
 from distill.recipe import Fields, Filters, Taken, TraceSource
 from distill.records import Kind, Problem, Trace
 from distill.runs import Progress
-from distill.traces import read_foreign
+from distill.traces import FIELDS, read_foreign
 from distill.verify import Response, check_many
 from teacher.filters import measure
 from teacher.trace_set import TRACES, write_trace_set
@@ -50,10 +53,14 @@ def import_traces(
         UserError: ``out`` holds traces already, the source cannot be read or is empty, a row lacks what verifying it
             needs, or tokens are to be limited that the source does not count. Nothing has been written then.
     """
-    if (out / TRACES).exists():
+    if os.path.exists(out / TRACES):
         raise UserError("--out", str(out), "holds traces already", "give another folder, or remove it")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # its README.md would be overwritten
-        raise UserError("--out", str(out), "is a file, or holds other things", "give a new or empty folder")
+    check_place(out)
+    if out.is_dir() and any(out.iterdir()):  # its README.md would be overwritten
+        raise UserError("--out", str(out), "holds other things", "give a new or empty folder")
+    if limit is not None and limit < 1:
+        raise UserError("--limit", limit, "reads no row", "give at least 1")
+    check_names("--map", fields, FIELDS)
     source, name = TraceSource(path=path, split=split, fields=fields), Path(path).stem
 
     def read() -> Iterator[Trace]:
@@ -69,7 +76,7 @@ def import_traces(
         raise UserError("filters.max_tokens", filters.max_tokens, reason, remedy)
     mapped = ", ".join(f"{ours}={_spelled(theirs)}" for ours, theirs in source.fields.items())
     facts = {"imported from": Path(path).name, "fields": mapped or "as they are", "rows": f"{rows:,}"}
-    with Progress(f"import {name}", total=rows, unit="trace") as progress:
+    with new_folder(out), Progress(f"import {name}", total=rows, unit="trace") as progress:
         return write_trace_set(out, _verified(read(), progress), filters, None, facts)
 
 

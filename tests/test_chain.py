@@ -306,7 +306,7 @@ def test_a_part_needs_what_it_stands_on(recipe: Callable[..., Recipe], tmp_path:
 
 def test_a_part_whose_ground_has_changed_is_refused(recipe: Callable[..., Recipe], finished: Path) -> None:
     changed = recipe("stages.zero.steps=2")
-    with pytest.raises(UserError, match="stands on stage `zero`"):
+    with pytest.raises(UserError, match="stands on stage `zero`, which is out of date"):
         run_recipe(changed, finished, [changed.stage("harvest")])
     assert json.loads((finished / "report" / "summary.json").read_text())
 

@@ -78,6 +78,14 @@ def test_help_answers_at_once() -> None:
     assert min(seconds() for _ in range(3)) < 0.5
 
 
+def test_the_version_is_told(capsys: Capture) -> None:
+    from distill import __version__
+
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out == f"distill {__version__}\n"
+
+
 def test_unknown_commands_and_missing_ones_are_mistakes(capsys: Capture) -> None:
     for arguments in ([], ["rum"], ["run"], ["teacher"], ["run", "x", "--only", "a", "--from", "b"]):
         with pytest.raises(SystemExit) as caught:
@@ -183,34 +191,13 @@ def test_traces_import(tmp_path: Path, capsys: Capture) -> None:
     loose = in_json(capsys, *arguments, "--out", str(tmp_path / "all"), "--filter", "verified=false")
     assert loose["kept"]["traces"] == 2
     assert main([*arguments, "--out", str(tmp_path / "set")]) == 2, "a set is never written over"
-
-
-def test_ask(finished: Finished, capsys: Capture) -> None:
-    arguments = ["ask", f"{finished[1]}/models/student", "1+1", "--max-tokens", "4"]
-    assert main(arguments) == 0
-    first = capsys.readouterr()
-    assert first.out and "stopped after 4 tokens" in first.err
-    assert main(arguments) == 0 and capsys.readouterr().out == first.out, "the seed decides"
-
-
-def test_ask_says_json_and_nothing_else(finished: Finished, capsys: Capture) -> None:
-    told = in_json(capsys, "ask", f"{finished[1]}/models/student", "1+1", "--max-tokens", "4")
-    assert told["question"] == "1+1" and told["tokens"] == 4 and told["finish_reason"] == "length"
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--temperature", "-1"], "--temperature"),
-        (["--top-p", "2"], "--top-p"),
-        (["--max-tokens", "0"], "--max-tokens"),
-        (["--max-tokens", "4", "long " * 300], "leave no room"),
-    ],
-)
-def test_ask_what_cannot_be_asked(finished: Finished, capsys: Capture, options: list[str], said: str) -> None:
-    question = ["1+1"] if len(options) == 2 else []
-    assert main(["ask", f"{finished[1]}/models/student", *options, *question]) == 2
-    assert said in capsys.readouterr().err
+    for out in (str(file), f"{file}/set", "/proc/none"):
+        capsys.readouterr()
+        assert main([*arguments, "--out", out]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: --out = {out!r}: ") and "remedy: " in told, told
+    tags = ["--map", "problem=q,response=r,reference=s:boxed,level=q"]
+    assert main([*arguments, *tags, "--out", str(tmp_path / "tagged")]) == 0, "other names are tags"
 
 
 def test_evaluations_without_roles_are_compared_each_with_each(
@@ -232,31 +219,17 @@ def test_evaluations_without_roles_are_compared_each_with_each(
     ]
 
 
-def test_ask_an_adapter(tiny_qwen2: Any, tmp_path: Path, capsys: Capture) -> None:
-    """As peft saves one: no config, no tokenizer, but the name of what it adapts."""
-    import torch
-
-    from distill.device import Device
-    from distill.models import load, with_lora
-    from distill.recipe import Lora, ModelSource
-
-    source, cpu = ModelSource(path=str(tiny_qwen2.folder)), Device("cpu", "cpu", False)
-    adapted = with_lora(load("m", tiny_qwen2.folder, source, cpu, train=True), Lora(rank=2), seed=0)
-    for name, parameter in adapted.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    adapted.model.save_pretrained(tmp_path / "adapter")
-    assert not (tmp_path / "adapter" / "config.json").exists()
-    place = str(tmp_path / "adapter")
-    loaded = load("m", place, ModelSource(path=place), cpu)
-    ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad():
-        expected = adapted.model.eval()(input_ids=ids).logits
-        torch.testing.assert_close(loaded.model(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
-    assert main(["ask", place, "1+1", "--max-tokens", "3"]) == 0 and capsys.readouterr().out
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    assert main(["ask", place, "1+1"]) == 2
-    assert "does not say of which model" in capsys.readouterr().err
+def test_one_model_in_two_runs_is_told_apart(finished: Finished, tmp_path: Path, capsys: Capture) -> None:
+    other = shutil.copytree(finished[1], tmp_path / "x2")
+    told = in_json(capsys, "compare", f"{finished[1]}/results/base", f"{other}/results/base")
+    assert [(row["a"], row["b"]) for row in told["comparisons"]] == [("run/base", "x2/base")]
+    assert told["comparisons"][0]["difference"] == 0 and told["gap_closed"] == []
+    told = in_json(capsys, "compare", finished[1], str(other))
+    pairs = [(row["a"], row["b"]) for row in told["comparisons"]]
+    assert {("run/student", "run/base"), ("x2/student", "x2/base"), ("run/student", "x2/student")} <= set(
+        pairs
+    )
+    assert ("run/student", "x2/base") not in pairs, "each run has its own base"
 
 
 def test_recipes(capsys: Capture) -> None:
@@ -373,6 +346,12 @@ def test_a_template_of_the_recipes_own_helps(recipe_file: str, finished: Finishe
         (["traces", "import", "none.jsonl", "--out", "set", "--limit", "-1"], "--limit"),
         (["run", "RECIPE", "--out", "/dev/null/x"], "--out"),
         (["run", "RECIPE", "--out", "/proc/none"], "--out"),
+        (["run", "RECIPE", "--out", "RECIPE/x"], "which is no folder"),
+        (["run", "RECIPE", "--out", "new/" + "x" * 300], "cannot be written"),
+        (
+            ["traces", "import", "none.jsonl", "--out", "set", "--map", "problem=q,respons=r"],
+            "did you mean `response`",
+        ),
         (
             ["traces", "import", "none.jsonl", "--out", "set", "--filter", "verifed=no"],
             "did you mean `verified`",
@@ -380,7 +359,7 @@ def test_a_template_of_the_recipes_own_helps(recipe_file: str, finished: Finishe
     ],
 )
 def test_every_mistake_is_told(recipe_file: str, capsys: Capture, arguments: list[str], said: str) -> None:
-    assert main([recipe_file if word == "RECIPE" else word for word in arguments]) == 2
+    assert main([word.replace("RECIPE", recipe_file) for word in arguments]) == 2
     told = capsys.readouterr()
     assert said in told.err and told.out == "", told.err
     assert not list(Path().iterdir()), "something was written"
@@ -442,8 +421,17 @@ def test_a_run_that_cannot_go_on_is_exit_1(
     out = shutil.copytree(finished[1], tmp_path / "run")
     strict = ["--set", "stages.harvest.filters.verified=true"]
     assert main(["run", recipe_file, "--out", str(out), *strict]) == 1
-    assert capsys.readouterr().err.splitlines()[-2].startswith("failed: ")
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2].startswith("failed: ") and "would end here again" in told[-1]
     assert (out / "traces" / "verified" / "funnel.json").is_file(), "the reasons are there to be read"
+
+
+def test_traces_too_long_to_learn_do_not_promise_to_go_on(recipe_file: str, capsys: Capture) -> None:
+    short = ["--set", "stages.warm.max_length=8"]
+    assert main(["run", recipe_file, "--only", "warm", *short]) == 1
+    told = capsys.readouterr().err
+    assert "no usable trace is left of 20" in told and "would end here again" in told
+    assert "goes on from there" not in told
 
 
 def test_control_c_is_exit_130(recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distill.errors import UserError
-from eval.compare import compare, read_results
+from eval.compare import compare, only_bases, read_named_apart, read_results
 
 ROLES = {"base": "base", "small": "base", "teacher": "teacher", "student": "student", "alone": "baseline"}
 BASES = {"base": None, "small": None, "teacher": "base", "student": "small", "alone": "small"}
@@ -136,6 +136,24 @@ def test_other_problems_are_refused_and_named() -> None:
     assert caught.value.value == "p3" and "base and small on chains" in caught.value.key
 
 
+def test_models_without_roles_are_compared_each_with_each_in_their_order() -> None:
+    summaries = [row | {"role": "base"} for row in everyone()[:3]]
+    nothing_told: Any = dict.fromkeys(("base", "small", "teacher"), "base")
+    result = compare(summaries, {}, {}, nothing_told)
+    pairs = [(row["a"], row["b"]) for row in result["comparisons"]]
+    assert pairs == [("base", "small"), ("base", "teacher"), ("small", "teacher")]
+    assert result["gap_closed"] == []
+
+
+def test_by_hand_nobody_stays_alone() -> None:
+    summaries = [row for row in everyone() if row["model"] not in ("small", "teacher")]
+    roles: Any = ROLES
+    pairs = [
+        (row["a"], row["b"]) for row in compare(summaries, BASES, {}, roles, by_hand=True)["comparisons"]
+    ]
+    assert pairs == [("student", "alone"), ("base", "student"), ("base", "alone")]
+
+
 def test_two_results_of_one_model_are_refused() -> None:
     with pytest.raises(UserError, match="two results on chains"):
         compared([*everyone(), everyone()[0]])
@@ -154,6 +172,37 @@ def test_results_are_found_at_any_depth(tmp_path: Path) -> None:
     results = tmp_path / "run" / "results"
     assert len(read_results([tmp_path / "run"])) == 5
     assert len(read_results([results / "base", results / "teacher" / "chains" / "summary.json"])) == 2
+
+
+def write(folder: Path, *models: str, suite: str = "chains") -> Path:
+    for model in models:
+        place = folder / "results" / model / suite
+        place.mkdir(parents=True)
+        (place / "summary.json").write_text(json.dumps(summary(model, [1, 2], suite)))
+    return folder
+
+
+def test_namesakes_of_two_runs_are_called_by_their_runs(tmp_path: Path) -> None:
+    first, second = (
+        write(tmp_path / "a" / "q", "base", "teacher"),
+        write(tmp_path / "b" / "q", "base", "student"),
+    )
+    found = read_named_apart([first, second, first / "results" / "base"])
+    assert [row["model"] for row in found] == ["a/q/base", "teacher", "b/q/base", "student"], (
+        "given twice, counted once"
+    )
+    assert only_bases(found) == {
+        "a/q/base": None, "teacher": "a/q/base", "b/q/base": None, "student": "b/q/base",
+    }  # fmt: skip
+    other = write(tmp_path / "c", "base", suite="functions")
+    assert [row["model"] for row in read_named_apart([other, first / "results" / "base"])] == ["base", "base"]
+
+
+def test_the_only_base_given_is_everybodys(tmp_path: Path) -> None:
+    found = read_named_apart([write(tmp_path / "a", "base"), write(tmp_path / "b", "student")])
+    assert only_bases(found) == {"base": None, "student": "base"}
+    found = read_named_apart([write(tmp_path / "c", "base", "small"), tmp_path / "b"])
+    assert only_bases(found)["student"] is None, "nobody knows which"
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:

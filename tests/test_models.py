@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
 from distill.device import Device
 from distill.errors import UserError
-from distill.models import LoadedModel, build_folder, load, save, with_lora
+from distill.models import LoadedModel, build_folder, context_of, load, save, with_lora
 from distill.recipe import Architecture, Lora, ModelSource
 
 CPU = Device("cpu", "cpu", False)
@@ -153,6 +153,16 @@ def test_the_recipe_changes_the_context(built: Path, tmp_path: Path) -> None:
         again.config.max_position_embeddings == 4096 and again.config.rope_parameters["rope_theta"] == 300000
     )
     torch.testing.assert_close(logits_of(again), logits_of(changed.model))
+
+
+def test_a_stretched_rope_reads_further_than_its_positions() -> None:
+    """Qwen2.5 states the positions before YaRN, Llama 3.1 those after its own stretching."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    assert context_of(Qwen2Config(max_position_embeddings=32768, rope_scaling=yarn)) == 131072
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+    llama3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    assert context_of(LlamaConfig(max_position_embeddings=131072, rope_scaling=llama3)) == 131072
+    assert context_of(Qwen2Config(max_position_embeddings=512)) == 512
 
 
 # ---------------------------------------------------------------------------------------------- what cannot serve

@@ -75,6 +75,17 @@ def test_a_missing_mapped_field_names_the_nearest(tmp_path: Path) -> None:
     assert "did you mean `answer`?" in wrong.remedy
 
 
+def test_a_name_that_is_almost_ours_is_told_before_what_its_row_lacks(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"q": "1+1", "a": "2", "subject": "sums"}\n')
+    fields: Fields = {"problm": "q", "reference": "a"}
+    with pytest.raises(UserError, match="there is no field `problm`") as caught:
+        load_problems("p", ProblemSource(path=str(tmp_path / "p.jsonl"), fields=fields), 0)
+    assert caught.value.key == "problems.p.fields" and "did you mean `problem`?" in caught.value.remedy
+    tagged: Fields = {"problem": "q", "reference": "a", "subject": "subject", "problems": "q"}
+    (problem,) = load_problems("p", ProblemSource(path=str(tmp_path / "p.jsonl"), fields=tagged), 0)
+    assert problem.tags == {"subject": "sums", "problems": "1+1"}, "beside the real one it may be a tag"
+
+
 def test_a_row_without_its_problem_lists_what_it_has(tmp_path: Path) -> None:
     wrong = error(write(tmp_path / "p.jsonl", [{"question": "a", "reference": "1"}]))
     assert wrong.key == "problems.mine.fields.problem"

@@ -236,6 +236,7 @@ def test_overrides_reach_stages_by_name_even_with_dots(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(RECIPE))
     sets = [
         "stages.zero.rl.clip.high=10",
+        "stages.zero.rl.clip.low=10",
         "stages.exam.samples=4",
         "seed=7",
         "models.base.path=other",
@@ -244,7 +245,7 @@ def test_overrides_reach_stages_by_name_even_with_dots(tmp_path: Path) -> None:
     recipe = load_recipe(file, sets)
     grpo, exam = recipe.stage("zero.rl"), recipe.stage("exam")
     assert isinstance(grpo, GrpoStage) and isinstance(exam, EvalStage)
-    assert (grpo.clip.high, grpo.clip.low, exam.samples, recipe.seed) == (10.0, 0.2, 4, 7)
+    assert (grpo.clip.high, grpo.clip.low, exam.samples, recipe.seed) == (10.0, 10.0, 4, 7)
     assert (recipe.models["base"].path, exam.suites) == ("other", ["own", "x"])
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import random
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from distill.recipe import Recipe
 from distill.report import excerpts
 from distill.report.excerpts import choose_answers, choose_traces, cut_middle, fair_shares
 from distill.report.figures import Curve, line_chart, nice_ticks, smoothed, standalone
-from distill.report.page import script_json
-from distill.report.words import compared
+from distill.report.gather import RunReport, gather
+from distill.report.markdown import render_markdown
+from distill.report.page import render_page, script_json
+from distill.report.tables import cost_table
+from distill.report.words import DASH, compared, cost_notes, cost_sentence, given_behind
 
 _spec = importlib.util.spec_from_file_location("report_run", Path(__file__).with_name("report_run.py"))
 assert _spec is not None and _spec.loader is not None
@@ -173,3 +178,73 @@ def test_values_that_are_not_numbers_are_not_drawn() -> None:
     )
     assert chart.count("h0") == 2 and "nan" not in chart and ET.fromstring(standalone(chart)) is not None
     assert "nothing measured" in line_chart("t", [Curve("loss", "role-student", [1], [None])], "update")
+
+
+# ---------------------------------------------------------------------------------------------- what it cost
+
+
+def costs(recipe: Recipe) -> RunReport:
+    """A report of which only the costs matter: every stage trained 880,000 tokens, every model took as many."""
+    took = {"generated_tokens": 0, "trained_tokens": 880_000}
+    models = {
+        name: {"role": recipe.role(name), "cost": took | {"with_teacher": took}}
+        for stage in recipe.stages
+        for name in getattr(stage, "models", [])
+    }
+    run = gather(Path("nowhere"), recipe, {"models": models})
+    stages = [replace(stage, trained_tokens=880_000) for stage in run.stages]
+    return replace(run, stages=stages)
+
+
+def distilled_from(traces: dict[str, Any], *harvest: dict[str, Any]) -> Recipe:
+    """A given base distilled on traces, beside a given teacher."""
+    sft = {"name": "distil", "kind": "sft", "model": "small", "traces": {"learnt": 1}, "makes": "student"}
+    return Recipe.model_validate(
+        {
+            "name": "given",
+            "models": {"small": {"path": "small"}, "large": {"path": "large", "role": "teacher"}},
+            "problems": {"train": {"world": {"count": 10}}},
+            "traces": traces,
+            "stages": [
+                *harvest,
+                sft,
+                {
+                    "name": "exam",
+                    "kind": "eval",
+                    "models": ["small", "large", "student"],
+                    "suites": ["chains"],
+                },
+            ],
+        }
+    )
+
+
+HARVEST = {"name": "harvest", "kind": "sample", "model": "large", "problems": "train", "makes": "learnt"}
+
+
+def test_the_stand_in_for_pretraining_is_told_beside_the_costs_and_a_base_has_no_zero() -> None:
+    run = costs(lifelike.make_recipe())
+    assert "base 0.88 M and student-base 0.88 M" in cost_notes(run)[1] and "not counted" in cost_notes(run)[1]
+    assert len(cost_notes(run)) == 2, "nothing was given"
+    rows = {row[0]: row[1:] for row in cost_table(run).rows}
+    assert set(rows["base"]) == set(rows["student-base"]) == {DASH}
+    assert rows["student"][:3] == ["0", "0.88 M", "0.88 M"]
+    for text in (render_page(run), render_markdown(run)):
+        assert "The stand-in for pre-training" in text
+
+
+def test_what_was_given_was_made_at_a_cost_that_nobody_knows() -> None:
+    for recipe, name, what in (
+        (distilled_from({}, HARVEST), "large", "its making"),
+        (distilled_from({"learnt": {"path": "t.jsonl"}}), "learnt", "their teacher and their sampling"),
+    ):
+        run = costs(recipe)
+        assert cost_notes(run)[1:] == [f"{name}, given: what {what} took is not known and not counted."]
+        assert cost_sentence(run).endswith(f"student took 0.88 M tokens (not counting what made {name}).")
+        assert set(cost_table(run).rows[1][1:]) == {DASH}, "the given teacher"
+
+
+def test_traces_of_a_teacher_that_was_made_are_counted() -> None:
+    assert given_behind(lifelike.make_recipe(), "student") == []
+    world = {"learnt": {"world": {"count": 5, "wrong_steps": 0, "missing_tags": 0}}}
+    assert given_behind(distilled_from(world), "student") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 
 from distill import runs
 from distill.errors import UserError
+from distill.places import new_folder
 from distill.recipe import Recipe, Sampling
 from distill.recipe_file import parse_recipe
 from distill.runs import MetricsLog, Progress, RunFolder, fingerprint, hash_path, write_json_atomic
@@ -95,6 +97,44 @@ def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     with pytest.raises(UserError, match="is a file"):
         RunFolder.open(tmp_path / "f", recipe())
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("f/x", "stands under .*f, which is no folder"),
+        ("new/" + "x" * 300, "cannot be written"),
+        ("f", "is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_a_folder_is_refused_and_nothing_stays(
+    tmp_path: Path, place: str, words: str
+) -> None:
+    (tmp_path / "f").touch()
+    with pytest.raises(UserError, match=words):
+        RunFolder.open(tmp_path / place, recipe())
+    with pytest.raises(UserError, match=words), new_folder(tmp_path / place):
+        pytest.fail("there is no such folder")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_full_disk_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space"):
+        RunFolder.open(tmp_path / "new", recipe())
+
+
+def test_a_folder_of_a_block_that_breaks_goes_unless_something_is_in_it(tmp_path: Path) -> None:
+    for name in ("empty", "used"):
+        with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / name / "set"):
+            if name == "used":
+                (tmp_path / name / "set" / "row").touch()
+            raise KeyboardInterrupt
+    assert [entry.name for entry in tmp_path.iterdir()] == ["used"]
+    assert (tmp_path / "used" / "set" / "row").exists()
 
 
 def test_a_folder_killed_before_its_recipe_was_written_is_taken(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ def test_what_is_left_out_is_counted(mixed: Any, capsys: pytest.CaptureFixture[s
     ("traces", "weight"), [([trace(1, finish_reason=FinishReason.LENGTH)], 1), (TRACES[:1], 0.2)]
 )
 def test_nothing_left_is_a_failure(mixed: Any, traces: list[Trace], weight: float) -> None:
-    with pytest.raises(RunFailed, match=r"no usable trace|leave none"):
+    with pytest.raises(RunFailed, match=r"no usable trace|leave none") as caught:
         mixed({"a": traces}, {"a": weight})
+    assert "goes on" not in caught.value.then, "it would not"
 
 
 def test_a_model_that_is_asked_with_its_tag_learns_only_what_opens_one(tiny_qwen2: Any, mixed: Any) -> None:

@@ -204,6 +204,29 @@ def test_a_refused_import_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_typo_in_the_names_is_told_first(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [row()])
+    fields: Any = {"problem": "question", "respons": "said", "reference": "gold"}
+    with pytest.raises(UserError, match="there is no field `respons`") as caught:
+        import_traces(str(path), fields, tmp_path / "set", kind="math", filters=Filters())
+    assert (caught.value.key, caught.value.value) == ("--map", "respons=said")
+    with pytest.raises(UserError, match="there is no field `respons`"):
+        load_traces("given", TraceSource(path=str(path), fields=fields), 0)
+
+
+def test_an_import_that_breaks_leaves_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsafe(*_: Any, **__: Any) -> None:
+        raise UserError("sandbox", None, "cannot isolate", "use another machine")
+
+    monkeypatch.setattr("teacher.importing.check_many", unsafe)
+    path = jsonl(tmp_path / "rows.jsonl", [row()])
+    with pytest.raises(UserError, match="cannot isolate"):
+        import_traces(str(path), MAPPED, tmp_path / "new" / "set", kind="math", filters=Filters())
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_import_overwrites_nothing(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "t.jsonl", [row()])
     bring(path, tmp_path / "out")

@@ -43,6 +43,11 @@ class Engine(Protocol):
         ...
 
 
+def wording(problem: Problem, instruction: str | None) -> str:
+    """What a model is told of a problem: ``instruction`` with the text for its ``{problem}``; None: the text alone."""
+    return instruction.replace("{problem}", problem.problem) if instruction else problem.problem
+
+
 def build_requests(
     problems: Sequence[Problem],
     samples: int,
@@ -50,15 +55,11 @@ def build_requests(
     run_seed: int,
     instruction: str | None = None,
 ) -> list[Request]:
-    """``samples`` requests for each problem, problem by problem.
-
-    ``instruction`` holds ``{problem}`` where the problem's text goes; None sends the text alone.
-    """
+    """``samples`` requests for each problem, problem by problem."""
     requests = []
     occurrences: Counter[str] = Counter()  # a problem that comes twice gets other samples the second time
     for problem in problems:
-        text = instruction.replace("{problem}", problem.problem) if instruction else problem.problem
-        prompt = chat.prompt(text)
+        prompt = chat.prompt(wording(problem, instruction))
         first = occurrences[problem.id] * samples
         occurrences[problem.id] += 1
         for index in range(first, first + samples):

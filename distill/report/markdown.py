@@ -24,7 +24,7 @@ from distill.report.tables import (
     results_table,
     stages_table,
 )
-from distill.report.words import caveats, gap_sentences, headline, key_findings, protocol_words
+from distill.report.words import caveats, cost_notes, gap_sentences, headline, key_findings, protocol_words
 
 
 def render_markdown(run: RunReport) -> str:
@@ -49,7 +49,7 @@ def render_markdown(run: RunReport) -> str:
     if run.gap_closed:
         parts += ["## Gap closed", _list(gap_sentences(run)), _figures(gap_figures(run))]
     if any(model.cost for model in run.models):
-        parts += ["## Cost in tokens", _table(cost_table(run))]
+        parts += ["## Cost in tokens", _table(cost_table(run)), _list(cost_notes(run))]
     for stage in run.stages:
         if drawn := training_figures(run, stage):
             parts += [f"## Training: {_plain(stage.name)} ({stage.kind})", _figures(drawn)]

@@ -37,6 +37,7 @@ from distill.report.tables import (
 )
 from distill.report.words import (
     caveats,
+    cost_notes,
     duration,
     gap_sentences,
     headline,
@@ -130,7 +131,7 @@ def _cost(run: RunReport) -> str:
         "<p>Tokens that each model took to make. With its teacher: the teacher's own training and the sampling of "
         "the traces counted in.</p>"
     )
-    return lead + _table(table)
+    return lead + _table(table) + _list(cost_notes(run), "note")
 
 
 def _training(run: RunReport) -> str:

@@ -87,7 +87,10 @@ def differences_table(run: RunReport) -> Table:
 
 
 def cost_table(run: RunReport) -> Table:
-    """Tokens each model took: by itself, and with its teacher's training and sampling counted in."""
+    """Tokens each model took: by itself, and with its teacher's training and sampling counted in.
+
+    A base, and whatever was given, has dashes: it took something, which is not counted here (see `words.cost_notes`).
+    """
     table = Table(
         [
             "model*",
@@ -101,6 +104,10 @@ def cost_table(run: RunReport) -> Table:
     )
     for model in run.models:
         if not model.cost:
+            continue
+        if model.role == "base" or run.recipe.maker(model.name) is None:
+            table.rows.append([model.name, *[DASH] * (len(table.columns) - 1)])
+            table.roles.append(model.role)
             continue
         cells: list[Cell | str] = [model.name]
         for cost in (model.cost, model.cost.get("with_teacher") or {}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distill.recipe import GrpoStage, Recipe, SampleStage, SftStage
 from distill.report.gather import RunReport
 
 #: Pairs of roles by what a reader asks first: does distilling beat RL alone, what did the student gain, ...
@@ -104,6 +105,41 @@ def compared(a: str, b: str, rows: Sequence[dict[str, Any]]) -> str:
     return f"{'; '.join(clauses)}."
 
 
+def given_behind(recipe: Recipe, model: str) -> list[str]:
+    """Trace sets and teachers that a model learnt from and that were given, so that nobody knows what they took."""
+    found: list[str] = []
+    maker = recipe.maker(model)
+    while isinstance(maker, SftStage | GrpoStage) and recipe.role(maker.makes) != "base":
+        for name in maker.traces if isinstance(maker, SftStage) else ():
+            harvest = recipe.maker(name)
+            if isinstance(harvest, SampleStage):
+                found += given_behind(recipe, harvest.model)
+                if recipe.role(harvest.model) != "base" and recipe.base(harvest.model) is None:
+                    found.append(recipe.source_model(harvest.model))
+            elif recipe.traces[name].path is not None:
+                found.append(name)
+        maker = recipe.maker(maker.model)
+    return list(dict.fromkeys(found))
+
+
+def cost_notes(run: RunReport) -> list[str]:
+    """What the figures of cost leave out."""
+    trained = {stage.name: stage.trained_tokens for stage in run.stages}
+    stand_ins = [
+        f"{stage.makes} {count(trained[stage.name])}"
+        for stage in run.recipe.stages
+        if isinstance(stage, SftStage) and stage.role == "base"
+    ]
+    notes = ["Counted from each model's base on: what made a base is in no figure."]
+    if stand_ins:
+        notes.append(f"The stand-in for pre-training, not counted, trained tokens: {_and(stand_ins)}.")
+    given = dict.fromkeys(name for model in run.models for name in given_behind(run.recipe, model.name))
+    for name in given:
+        what = "its making" if name in run.recipe.models else "their teacher and their sampling"
+        notes.append(f"{name}, given: what {what} took is not known and not counted.")
+    return notes
+
+
 def cost_sentence(run: RunReport) -> str:
     """What the students cost beside the baselines, without and with their teacher; empty where it is not known."""
     told = [model for model in run.models if model.role in ("student", "baseline") and model.cost]
@@ -111,8 +147,10 @@ def cost_sentence(run: RunReport) -> str:
     for model in told:
         own = _tokens(model.cost)
         with_teacher = _tokens(model.cost.get("with_teacher") or {})
-        extra = f" ({count(with_teacher)} with its teacher)" if with_teacher > own else ""
-        parts.append(f"{model.name} took {count(own)} tokens{extra}")
+        extra = f"{count(with_teacher)} with its teacher" if with_teacher > own else ""
+        if given := given_behind(run.recipe, model.name):
+            extra += f"{', and ' if extra else ''}not counting what made {_and(given)}"
+        parts.append(f"{model.name} took {count(own)} tokens{f' ({extra})' if extra else ''}")
     return f"Cost, generated and trained: {_and(parts)}." if parts else ""
 
 

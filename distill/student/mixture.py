@@ -12,6 +12,10 @@ from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtState, ThoughtT
 from distill.errors import RunFailed
 from distill.records import FinishReason, Trace
 
+_CHANGE_FIRST = (
+    "The same command would end here again: change the stage's traces, weights or max_length first."
+)
+
 
 class Mixture(NamedTuple):
     """The usable examples and, by number, the order in which the whole run sees them."""
@@ -74,7 +78,8 @@ def mix(
     for reason, count in left_out.items():
         print(f"left out: {count} traces {reason}", file=sys.stderr)
     if not examples:
-        raise RunFailed(f"no usable trace is left of {sum(map(len, traces.values()))}: {dict(left_out)}")
+        reason = f"no usable trace is left of {sum(map(len, traces.values()))}: {dict(left_out)}"
+        raise RunFailed(reason, _CHANGE_FIRST)
     order: list[int] = []
     remaining = epochs
     for epoch in range(int(epochs) + 1):
@@ -86,7 +91,7 @@ def mix(
         order.extend(seen[: max(1, round(len(seen) * min(1.0, remaining)))])
         remaining -= 1
     if not order:
-        raise RunFailed(f"the weights {dict(weights)} leave none of {len(examples)} traces")
+        raise RunFailed(f"the weights {dict(weights)} leave none of {len(examples)} traces", _CHANGE_FIRST)
     return Mixture(examples, order, dict(left_out))
 
 
