@@ -342,13 +342,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RESULT",
         help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
     )
-    grades = command(commands, "grade", _grade, "a verdict for each row of a JSONL file", recipe=None)
-    grades.add_argument("file", metavar="FILE", help="rows of id, kind, reference or tests, response")
-    grades.add_argument("--out", metavar="FILE", help="where the verdicts go (default: standard output)")
-    grades.add_argument(
-        "--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
-    )
-    grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")
     traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -367,6 +360,20 @@ def _parser() -> argparse.ArgumentParser:
         "--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192"
     )
     imports.add_argument("--limit", type=int, metavar="N", help="read the first N rows only")
+    _add_tools(commands, command)
+    command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
+    return parser
+
+
+def _add_tools(commands: Any, command: Any) -> None:
+    """The commands that need no run: a model or a file is all they are given."""
+    grades = command(commands, "grade", _grade, "a verdict for each row of a JSONL file", recipe=None)
+    grades.add_argument("file", metavar="FILE", help="rows of id, kind, reference or tests, response")
+    grades.add_argument("--out", metavar="FILE", help="where the verdicts go (default: standard output)")
+    grades.add_argument(
+        "--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
+    )
+    grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")
     ask = command(commands, "ask", _ask, "try a model: its thought, then its answer", recipe=None)
     ask.add_argument("model", metavar="MODEL", help="a folder or hub name")
     ask.add_argument("question", metavar="QUESTION")
@@ -376,8 +383,6 @@ def _parser() -> argparse.ArgumentParser:
         "--max-tokens", type=int, metavar="N", help="default: 2048, or what the model's context leaves"
     )
     ask.add_argument("--seed", type=int, default=0)
-    command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
-    return parser
 
 
 if __name__ == "__main__":
