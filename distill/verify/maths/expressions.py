@@ -25,7 +25,7 @@ DEEPEST = 120  # rules inside one another; a bracket takes about four
 _MOST_POSTFIXES = 12
 _OPENERS = {"(": ")", "[": "]", "{": "}", "{:": ":}"}
 _OPENING_COMMANDS = {"lfloor": ("rfloor", "floor"), "lceil": ("rceil", "ceil")}
-_STARTS = frozenset({"(", "[", "{", "|", "√"})
+_STARTS = frozenset({"(", "[", "{"})
 _CALLED = frozenset("fghuFGH")  # a letter that, before a bracket, names a function rather than a factor
 _PREFIXES = frozenset({"angle", "triangle", "nabla", "boxed", "fbox"})
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
@@ -130,7 +130,7 @@ class _Parser:
         if token.kind in ("symbol", "function", "number", "text"):
             return True
         if token.kind == "mark":
-            return token.text in _STARTS and token.text != "|"
+            return token.text in _STARTS
         return token.kind == "command" and token.text in (
             _OPENING_COMMANDS.keys() | ACCENTS | _PREFIXES | {"frac", "binom", "dbinom", "tbinom", "partial"}
         )
