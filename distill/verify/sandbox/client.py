@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.verify.sandbox.runs import Run, ScriptRun, TestedRun, Verdicted, wall_limit
+from distill.verify.sandbox.runs import Run, ScriptRun, TestedRun, Verdicted, shared_process, wall_limit
 
 _MODES = ("namespaces", "weak")
 SLOTS = len(os.sched_getaffinity(0)) + 1  # one more than cores: a program waits while its tests compute
@@ -61,8 +61,6 @@ class Server:
             self.stop()
             raise _refused(first["refused"]) if first else SandboxDied
         self.walls = first
-        self.run: TestedRun | None = None  # what a server of tests is about
-        self.until = 0.0
 
     def receive(self) -> dict[str, Any] | None:
         """The next datagram; None when the server is gone."""
@@ -85,6 +83,17 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Tester(Server):
+    """A server of tests, and the process of programs that it shares among those it judges."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__("tests_server.py", mode)
+        self.run: TestedRun | None = None
+        self.until = 0.0  # monotonic seconds; when tests that run have not ended and never will
+        self.shared: int | None = None  # the order of that process, while it lasts
+        self.memory_mb = 0  # that it may have
+
+
 class Sandbox:
     """The servers and the thread that talks to them. Any thread may submit jobs."""
 
@@ -96,7 +105,7 @@ class Sandbox:
         self._closing = threading.Lock()
         self._ready: Future[None] = Future()
         self._waiting: deque[Job] = deque()
-        self._running: dict[int, Run] = {}
+        self._running: list[Run] = []
         self._number = 0
         # The servers ask to be killed with their parent, which to Linux is the *thread* that started them.
         threading.Thread(target=self._live, name="sandbox", daemon=True).start()
@@ -119,10 +128,10 @@ class Sandbox:
     # ---- the thread
 
     def _live(self) -> None:
-        self.testers: list[Server] = []
+        self.testers: list[Tester] = []
         self.null = os.open("/dev/null", os.O_RDWR)
         try:
-            self.programs = Server("server.py", self.mode, str(SLOTS))
+            self.programs = Server("server.py", self.mode, str(3 * SLOTS))
         except BaseException as error:
             self.alive = False
             self._ready.set_exception(error)
@@ -135,10 +144,10 @@ class Sandbox:
         for server in (self.programs, *self.testers):
             server.stop()
         self._take_in()
-        for run in self._running.values():
+        for run in self._running:
             run.close()
         for future in [
-            *(run.future for run in self._running.values()),
+            *(run.future for run in self._running),
             *(future for _, future in self._waiting),
         ]:
             if not future.done():
@@ -171,55 +180,102 @@ class Sandbox:
                 self._waiting.popleft()
 
     def _begin(self, job: dict[str, Any], future: Future[Verdicted]) -> None:
-        self._number += 1
         if job["type"] == "stdio":
-            self._running[self._number] = ScriptRun(self._number, job, future, self.programs)
+            self._running.append(ScriptRun(self._next(), job, future, self.programs))
             return
-        server = next((one for one in self.testers if one.run is None), None)
-        if server is None:
-            server = Server("tests_server.py", self.mode)
-            self.testers.append(server)
-            self.events.register(server.socket, select.POLLIN)
-        server.run = TestedRun(self._number, job, future, self.programs, server, self.null)
-        server.until = time.monotonic() + wall_limit(job)
-        self._running[self._number] = server.run
+        tester = next((one for one in self.testers if one.run is None), None)
+        if tester is None:
+            tester = Tester(self.mode)
+            self.testers.append(tester)
+            self.events.register(tester.socket, select.POLLIN)
+        run = TestedRun(0, job, future, self.programs, tester)
+        self._running.append(run)
+        self._share(tester, run)
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _share(self, tester: Tester, run: TestedRun) -> None:
+        """Try a program in the tester's shared process, in a new one where that has ended or has another limit."""
+        memory_mb = run.job["memory_mb"]
+        if tester.shared is not None and tester.memory_mb != memory_mb:
+            self._part(tester)
+        self._assign(tester, run)
+        if tester.shared is not None:
+            run.share(tester.shared, [])
+            return
+        tester.shared, tester.memory_mb = self._next(), memory_mb
+        here, there = socket.socketpair()
+        with here, there:
+            null = self.null
+            self.programs.order(
+                shared_process(tester.shared, memory_mb), [null, null, null, null, there.fileno()]
+            )
+            run.share(tester.shared, [here.fileno()])
+
+    def _assign(self, tester: Tester, run: TestedRun) -> None:
+        tester.run, tester.until = run, time.monotonic() + wall_limit(run.job)
+
+    def _part(self, tester: Tester) -> None:
+        """Have the shared process end; nobody waits for that."""
+        if tester.shared is not None:
+            self.programs.order({"stop": tester.shared}, [])
+            tester.shared = None
 
     def _program_ended(self) -> None:
         answer = self.programs.receive()
         if answer is None:
             raise SandboxDied
-        run = self._running[answer["id"]]
-        run.program_ended(answer)
-        self._conclude(run)
+        for tester in self.testers:
+            if tester.shared == answer["id"]:
+                tester.shared = None
+        run = next((run for run in self._running if run.process == answer["id"]), None)
+        if run is not None:  # else it was a shared process between two programs
+            run.program_ended(answer)
+            self._conclude(run)
 
-    def _tests_ended(self, server: Server) -> None:
+    def _tests_ended(self, tester: Tester) -> None:
         """Tests have said what they found; where their server is gone instead, it takes only this job with it."""
-        answer = server.receive()
-        run, server.run = server.run, None
+        answer = tester.receive()
+        run, tester.run = tester.run, None
         if answer is None:
-            self._replace(server)
-            answer = {"outcome": "error", "detail": "the tests' process ended before it answered"}
-        if run is not None:
+            self._replace(tester)
+            answer = {
+                "outcome": "error",
+                "detail": "the tests' process ended before it answered",
+                "seconds": 0.0,
+            }
+        if run is None:
+            return
+        if answer["outcome"] == "again":
+            self._part(tester)
+            self._share(tester, run)
+        elif answer["outcome"] == "alone":
+            self._assign(tester, run)
+            run.be_alone(self._next(), self.null)
+        else:
             run.tests_ended(answer)
             self._conclude(run)
 
     def _stop_endless_tests(self) -> None:
         now = time.monotonic()
-        for server in [one for one in self.testers if one.run is not None and one.until <= now]:
-            run = server.run
-            self._replace(server)
+        for tester in [one for one in self.testers if one.run is not None and one.until <= now]:
+            run = tester.run
+            self._replace(tester)
             assert run is not None
-            run.tests_ended({"outcome": "late", "detail": ""})
+            run.tests_ended({"outcome": "late", "detail": "", "seconds": wall_limit(run.job)})
             self._conclude(run)
 
-    def _replace(self, server: Server) -> None:
-        self.testers.remove(server)
-        self.events.unregister(server.socket)
-        server.stop()
+    def _replace(self, tester: Tester) -> None:
+        self._part(tester)
+        self.testers.remove(tester)
+        self.events.unregister(tester.socket)
+        tester.stop()
 
     def _conclude(self, run: Run) -> None:
         if run.verdict is not None:
-            del self._running[run.number]
+            self._running.remove(run)
             run.close()
             run.future.set_result(run.verdict)
 

@@ -1,4 +1,4 @@
-"""The process of one untrusted program: run as a script, or kept to answer the calls of its tests.
+"""The process of untrusted programs: one run as a script, one that answers its tests, or many one after another.
 
 It knows the program and what it is called with, and nothing of what is expected. Everything that it says may be the
 program's doing. Standard library only.
@@ -6,10 +6,14 @@ program's doing. Standard library only.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import contextlib
+import gc
 import operator
 import os
+import resource
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -17,11 +21,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode
+    from distill.verify.sandbox.traceless import BUILTINS, is_traceless
 else:
     from plain import Link, NotPlain, decode, encode
+    from traceless import BUILTINS, is_traceless
 
 SOURCE, LINK = 3, 4  # file descriptors
 SHOWN_CHARS = 200
+WORN_KIB = 128 << 10  # a process that once took more memory than this serves no further program
 #: Modules whose functions and classes the tests' side may import for itself when a program has them by their
 #: own name.
 SHARED_MODULES = frozenset(
@@ -46,11 +53,15 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+#: What programs that share a process find as built in; the names that they may use are checked before, too.
+_FEW_BUILTINS = {name: getattr(builtins, name) for name in (*BUILTINS, "__import__")}
+
+
 def run_main() -> NoReturn:
     """Run the program as a script; its exit code and its output are the result, its error goes to standard error."""
     code = 1
     try:
-        exec(compile(_source(), "<program>", "exec"), _module("__main__").__dict__)
+        exec(compile(_source(), "<program>", "exec", dont_inherit=True), _module("__main__").__dict__)
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
         code = 0
@@ -68,26 +79,66 @@ def run_main() -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def serve() -> NoReturn:
-    """Define the program's names, then do what the tests ask until they are gone."""
-    server = _Server(Link(LINK))
-    module = _module("solution")
-    try:
-        exec(compile(_source(), "<program>", "exec"), module.__dict__)
-    except BaseException as error:
-        server.link.send({"failed": f"the program raised {shown(error)}"})
-        os._exit(0)
-    server.names = module.__dict__
-    server.link.send({"loaded": True})
-    while (message := server.link.receive()) is not None:
-        server.link.send(server.answer(message))
+def serve_one() -> NoReturn:
+    """Run the program that lies in SOURCE and do what its tests ask of it until they are gone."""
+    _serve(Link(LINK), _source(), _module("solution").__dict__)
     os._exit(0)
 
 
+def serve_many() -> NoReturn:
+    """Serve one program after another, those that can leave no trace (`traceless`); the others are told ``alone``."""
+    link, random_state = Link(LINK), sys.modules["random"].getstate()
+    while (order := link.receive()) is not None:
+        signal.setitimer(
+            signal.ITIMER_PROF, order["cpu"]
+        )  # the kernel ends this process at the program's limit
+        if (tree := _traceless(order["program"])) is None:
+            link.send({"alone": True})
+            link.receive()
+        else:
+            sys.modules["random"].setstate(random_state)
+            _serve(link, tree, {"__name__": "solution", "__builtins__": dict(_FEW_BUILTINS)})
+        gc.collect()  # what the program left ends here, in its own time
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        fresh = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < WORN_KIB
+        link.send({"ready": fresh})
+        if not fresh:
+            break
+    os._exit(0)
+
+
+def _traceless(program: str) -> ast.Module | None:
+    try:
+        tree = ast.parse(program)
+        return tree if is_traceless(tree) else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # in a process of its own it will say so itself
+
+
+def _serve(link: Link, program: str | ast.Module, names: dict[str, Any]) -> None:
+    """Define the program's names, then do what the tests ask until they are done or gone."""
+    try:
+        exec(compile(program, "<program>", "exec", dont_inherit=True), names)
+    except BaseException as error:
+        link.send({"failed": f"the program raised {shown(error)}"})
+    else:
+        link.send({"loaded": True})
+    server = _Server(link, names)
+    while (message := link.receive()) is not None and "done" not in message:
+        answer = server.answer(message)
+        if server.done:
+            return
+        link.send(answer)
+
+
+class _Done(BaseException):
+    """The tests are done while a program waits for a function of theirs."""
+
+
 class _Server:
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.names: dict[str, Any] = {}
+    def __init__(self, link: Link, names: dict[str, Any]) -> None:
+        self.link, self.names = link, names
+        self.done = False
         self.live: list[Any] = []  # keeps each object, so that no id is used twice
         self.numbers: dict[int, int] = {}  # places in that list, by id
 
@@ -150,6 +201,8 @@ class _Server:
         number = data["callback"]
 
         def callback(*arguments: Any, **keywords: Any) -> Any:
+            if self.done:
+                raise _Done
             self.link.send(
                 {
                     "callback": number,
@@ -162,7 +215,13 @@ class _Server:
                     return decode(message["result"], self.received)
                 if "raised" in message:
                     raise getattr(builtins, message["raised"], Exception)(message["text"])
-                self.link.send(self.answer(message))
+                if "done" in message:
+                    self.done = True
+                    raise _Done
+                answer = self.answer(message)
+                if self.done:
+                    raise _Done
+                self.link.send(answer)
             os._exit(0)
 
         return callback

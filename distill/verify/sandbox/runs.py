@@ -16,6 +16,8 @@ from distill.verify.sandbox.outputs import same_output
 
 BROKEN = 117  # `server.BROKEN`, which lives in a script
 READ_BYTES = 8 << 20  # of a program's output
+LIFETIME = 7 * 86400.0  # seconds that a shared process may last
+_STILL_THERE = {"exit": 0, "late": False}
 GRACE = 2.0  # wall seconds that tests have after their program's own limit has ended it
 
 
@@ -37,8 +39,10 @@ class Orders(Protocol):
 class ScriptRun:
     """A program with stdio tests: one case after another, each in a process of its own."""
 
-    def __init__(self, number: int, job: dict[str, Any], future: Future[Verdicted], programs: Orders) -> None:
-        self.number, self.job, self.future, self.programs = number, job, future, programs
+    def __init__(
+        self, process: int, job: dict[str, Any], future: Future[Verdicted], programs: Orders
+    ) -> None:
+        self.process, self.job, self.future, self.programs = process, job, future, programs
         self.verdict: Verdicted | None = None
         self.seconds = 0.0
         self.case = 0
@@ -50,7 +54,7 @@ class ScriptRun:
         """Order the next case."""
         given = _file("input", self.job["cases"][self.case]["input"])
         self.files = [given, os.memfd_create("output"), os.memfd_create("error")]
-        self.programs.order(_limits(self.number, self.job) | {"role": "main"}, [*self.files, self.source])
+        self.programs.order(_limits(self.process, self.job) | {"role": "script"}, [*self.files, self.source])
 
     def program_ended(self, told: dict[str, Any]) -> None:
         """Judge the case, and go on to the next one or set the verdict."""
@@ -85,30 +89,37 @@ class ScriptRun:
 
 
 class TestedRun:
-    """A program with python tests: its process, and that of its tests."""
+    """A program with python tests: its process, and that of its tests.
+
+    It is tried in the process that a server of tests shares among programs; one that could leave a trace there is
+    turned away unrun and gets a process of its own.
+    """
 
     def __init__(
-        self,
-        number: int,
-        job: dict[str, Any],
-        future: Future[Verdicted],
-        programs: Orders,
-        tests: Orders,
-        null: int,
+        self, process: int, job: dict[str, Any], future: Future[Verdicted], programs: Orders, tests: Orders
     ) -> None:
-        self.number, self.job, self.future, self.programs = number, job, future, programs
+        self.process, self.job, self.future, self.programs, self.tests = process, job, future, programs, tests
+        self.alone = False
         self.verdict: Verdicted | None = None
         self.program: dict[str, Any] | None = None
         self.outcome: dict[str, Any] | None = None
-        source = _file("program", job["program"])
-        text = _file("tests", json.dumps({"code": job["code"], "entry_point": job["entry_point"]}))
+        told = {name: job[name] for name in ("program", "code", "entry_point")}
+        self.text = _file("tests", json.dumps(told))
+
+    def share(self, process: int, links: list[int]) -> None:
+        """Try it in a shared process, with its link where that is new."""
+        self.process = process
+        self.tests.order({"alone": False, "cpu": self.job["time_limit"]}, [self.text, *links])
+
+    def be_alone(self, process: int, null: int) -> None:
+        """Order a process for it alone."""
+        self.process, self.alone = process, True
+        source = _file("program", self.job["program"])
         here, there = socket.socketpair()
         with here, there:
-            programs.order(
-                _limits(number, job) | {"role": "serve"}, [null, null, null, source, there.fileno()]
-            )
-            tests.order({"id": number}, [text, here.fileno()])
-        os.close(text)
+            order = _limits(process, self.job) | {"role": "one"}
+            self.programs.order(order, [null, null, null, source, there.fileno()])
+            self.tests.order({"alone": True, "cpu": None}, [self.text, here.fileno()])
         os.close(source)
 
     def program_ended(self, told: dict[str, Any]) -> None:
@@ -117,15 +128,23 @@ class TestedRun:
         self._conclude()
 
     def tests_ended(self, told: dict[str, Any]) -> None:
-        """What the tests found; the program has nothing more to do."""
+        """What the tests found; a process that nothing more can be asked of is stopped."""
         self.outcome = told
-        if self.program is None:
-            self.programs.order({"stop": self.number}, [])
+        if self.program is None and self._needs_end(told):
+            self.programs.order({"stop": self.process}, [])
         self._conclude()
 
+    def _needs_end(self, told: dict[str, Any]) -> bool:
+        return self.alone or told["outcome"] in ("ended", "error", "late")
+
     def _conclude(self) -> None:
-        if self.program is not None and self.outcome is not None:
-            self.verdict = Verdicted(*self._judge(self.program, self.outcome), self.program["seconds"])
+        if self.outcome is None:
+            return
+        if self.program is not None:
+            seconds = self.program["seconds"] if self.alone else self.outcome["seconds"]
+            self.verdict = Verdicted(*self._judge(self.program, self.outcome), seconds)
+        elif not self._needs_end(self.outcome):
+            self.verdict = Verdicted(*self._judge(_STILL_THERE, self.outcome), self.outcome["seconds"])
 
     def _judge(self, program: dict[str, Any], tests: dict[str, Any]) -> tuple[str, str]:
         if program["exit"] == BROKEN:
@@ -137,14 +156,16 @@ class TestedRun:
             return "bad_reference", f"the tests do not compile: {detail}"
         if outcome == "failed":
             return "wrong", detail
-        if outcome == "late" or (outcome == "ended" and program["late"]):
+        late = program["late"] or (not self.alone and program["exit"] == -signal.SIGPROF)
+        if outcome == "late" or (outcome == "ended" and late):
             return "timeout", f"longer than {self.job['time_limit']:g} s"
         if outcome == "ended":
             return "wrong", detail if program["exit"] in (0, -signal.SIGKILL) else _exit(program["exit"])
         return "error", detail
 
     def close(self) -> None:
-        """It keeps no descriptor."""
+        """Give back its file descriptor."""
+        os.close(self.text)
 
 
 Run = ScriptRun | TestedRun
@@ -153,6 +174,11 @@ Run = ScriptRun | TestedRun
 def _limits(number: int, job: dict[str, Any]) -> dict[str, Any]:
     limit = job["time_limit"]
     return {"id": number, "cpu": limit, "wall": 2 * limit + 0.5, "memory_mb": job["memory_mb"]}
+
+
+def shared_process(number: int, memory_mb: int) -> dict[str, Any]:
+    """The order of a process that programs share; the time of each is kept there."""
+    return {"id": number, "role": "many", "cpu": LIFETIME, "wall": LIFETIME, "memory_mb": memory_mb}
 
 
 def wall_limit(job: dict[str, Any]) -> float:

@@ -48,6 +48,7 @@ FILE_BYTES = 8 << 20  # of standard output, of its error, of any file that it wr
 OWN_MEMORY = 64 << 20  # address space of the interpreter itself, granted on top of the program's limit
 OPEN_FILES = 64
 BROKEN = 117  # the exit code of a child that could not be confined
+_ROLES = {"script": program_side.run_main, "one": program_side.serve_one, "many": program_side.serve_many}
 _NO_CAPS_HEADER, _NO_CAPS = struct.pack("Ii", 0x20080522, 0), bytes(24)
 #: Modules that programs often import: loaded here once, they cost a child nothing.
 PRELOADED = (
@@ -149,7 +150,7 @@ class Server:
             os.write(2, f"{type(error).__name__}: {error}".encode()[:200])
             os._exit(BROKEN)
         try:
-            (program_side.run_main if order["role"] == "main" else program_side.serve)()
+            _ROLES[order["role"]]()
         finally:
             os._exit(1)  # whatever a program throws, it never gets back into the server's loop
 

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode, is_iterator
     from distill.verify.sandbox.program_side import SHARED_MODULES, SHOWN_CHARS, shown
+    from distill.verify.sandbox.traceless import is_traceless, names_read
 else:
     from plain import Link, NotPlain, decode, encode, is_iterator
     from program_side import SHARED_MODULES, SHOWN_CHARS, shown
+    from traceless import is_traceless, names_read
 
 
 class ProgramEnded(BaseException):
@@ -39,8 +41,12 @@ class Unloaded(BaseException):
     """The program raised before its names were defined; the message says what."""
 
 
+class Alone(BaseException):
+    """The program has to have a process of its own."""
+
+
 class Tests(NamedTuple):
-    """Compiled test code, the names that it reads, and whether it can leave no trace in the process that runs it."""
+    """Compiled test code, the names that it reads, and whether it is `traceless`."""
 
     text: str
     code: types.CodeType
@@ -56,16 +62,17 @@ def prepare(text: str) -> Tests:
         SyntaxError, ValueError, RecursionError: it does not compile.
     """
     tree = ast.parse(text)
-    return Tests(text, compile(tree, "<tests>", "exec"), _loaded(tree), _is_traceless(tree))
+    code = compile(tree, "<tests>", "exec", dont_inherit=True)
+    return Tests(text, code, names_read(tree), is_traceless(tree))
 
 
-def run(tests: Tests, entry: str | None, link_fd: int) -> tuple[str, str]:
+def run(tests: Tests, entry: str | None, link: Link) -> tuple[str, str]:
     """Run tests over the names of the program behind the link.
 
-    Returns: An outcome, "passed", "failed", "ended" (the program, before its tests) or "unfit" (see `Unfit`), and
-        its detail.
+    Returns: An outcome, "passed", "failed", "ended" (the program, before its tests), "alone" or "unfit" (see `Alone`,
+        `Unfit`), and its detail.
     """
-    program = _Program(Link(link_fd))
+    program = _Program(link)
     try:
         program.wait_until_loaded()
         names = program.names(tests.names, entry)
@@ -76,6 +83,8 @@ def run(tests: Tests, entry: str | None, link_fd: int) -> tuple[str, str]:
         check = space.get("check")
         if entry and check is not None and check is not names.get("check"):  # HumanEval's form
             check(names[entry])
+    except Alone:
+        return "alone", ""
     except Unloaded as error:
         return "failed", str(error)
     except Unfit as error:
@@ -98,6 +107,8 @@ class _Program:
 
     def wait_until_loaded(self) -> None:
         message = self._receive()
+        if "alone" in message:
+            raise Alone
         if "failed" in message:
             raise Unloaded(str(message["failed"])[: 2 * SHOWN_CHARS])
 
@@ -354,37 +365,6 @@ class _Iterator:
 
     def __next__(self) -> Any:
         return next(self.live)
-
-
-def _loaded(tree: ast.Module) -> list[str]:
-    """The names that the tests read, in order, each once."""
-    names = [
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    ]
-    return [name for name in dict.fromkeys(names) if not name.startswith("__")]
-
-
-#: What test code may use and leave no trace: modules without state (`random` is seeded anew before each run).
-_PURE_MODULES = SHARED_MODULES - {"sys", "decimal", "dataclasses", "abc", "enum"}
-_STATEFUL = frozenset(
-    {"exec", "eval", "compile", "open", "globals", "vars", "setattr", "delattr", "sys", "builtins", "exit", "quit",
-     "input", "breakpoint"}
-)  # fmt: skip
-
-
-def _is_traceless(tree: ast.Module) -> bool:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and not all(alias.name in _PURE_MODULES for alias in node.names):
-            return False
-        if isinstance(node, ast.ImportFrom) and node.module not in _PURE_MODULES:
-            return False
-        if isinstance(node, ast.Attribute) and (
-            not isinstance(node.ctx, ast.Load) or node.attr.startswith("__")
-        ):
-            return False
-        if isinstance(node, ast.Name) and (node.id in _STATEFUL or node.id.startswith("__")):
-            return False
-    return True
 
 
 def _test_line(error: BaseException, code: str) -> str:

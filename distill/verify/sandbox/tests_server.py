@@ -17,17 +17,20 @@ import os
 import resource
 import socket
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.verify.sandbox import test_side
     from distill.verify.sandbox.isolation import die_with_parent, enter_namespaces, settle
+    from distill.verify.sandbox.plain import Link, NotPlain
     from distill.verify.sandbox.program_side import shown
     from distill.verify.sandbox.walls import CallFilter
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import test_side
     from isolation import die_with_parent, enter_namespaces, settle
+    from plain import Link, NotPlain
     from program_side import shown
     from walls import CallFilter
 
@@ -48,33 +51,74 @@ PRELOADED = (
 )
 
 
-def serve(client: socket.socket) -> None:
-    """Run tests until the client is gone."""
-    while True:
-        data, fds, _, _ = socket.recv_fds(client, 1 << 16, 4)
-        if not data:
-            return
-        source, link = fds
-        outcome, detail = _judge(source, link)
-        os.close(source)
-        os.close(link)  # which tells the program that nobody will ask it again
-        client.send(json.dumps({"id": json.loads(data)["id"], "outcome": outcome, "detail": detail}).encode())
+class Server:
+    """Judges one program after another, until the client is gone."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+        self.shared: Link | None = None  # to the process that programs share
+        self.cleaning = False  # whether that process has yet to say that it is ready again
+
+    def serve(self) -> None:
+        """Take orders, each with the job's text and a link: to a new shared process, or to a lone program."""
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.client, 1 << 16, 4)
+            if not data:
+                return
+            order, (text, *links) = json.loads(data), fds
+            job = json.loads(os.pread(text, os.fstat(text).st_size, 0))
+            os.close(text)
+            started = time.perf_counter()
+            try:
+                tests = test_side.prepare(job["code"])
+            except (SyntaxError, ValueError, RecursionError) as error:
+                outcome, detail = "bad_tests", shown(error)
+            else:
+                judge = self.judge_alone if order["alone"] else self.judge_shared
+                outcome, detail = judge(job, tests, order["cpu"], links)
+            told = {"outcome": outcome, "detail": detail, "seconds": time.perf_counter() - started}
+            self.client.send(json.dumps(told).encode())
+
+    def judge_alone(
+        self, job: dict[str, Any], tests: test_side.Tests, _cpu: float, links: list[int]
+    ) -> tuple[str, str]:
+        """Judge a program that has a process of its own, whose time the server of programs keeps."""
+        outcome, detail = _judge(tests, job["entry_point"], Link(links[0]))
+        os.close(links[0])  # which tells the program that nobody will ask it again
+        return ("ended", "the program answered nonsense") if outcome == "alone" else (outcome, detail)
+
+    def judge_shared(
+        self, job: dict[str, Any], tests: test_side.Tests, cpu: float, links: list[int]
+    ) -> tuple[str, str]:
+        """Judge a program in the shared process; "again" where that has ended, or will, before this program began."""
+        if links:
+            if self.shared is not None:
+                os.close(self.shared.fd)
+            self.shared, self.cleaning = Link(links[0]), False
+        assert self.shared is not None
+        try:
+            if self.cleaning:
+                ready = self.shared.receive()
+                if ready is None or not ready.get("ready"):
+                    return "again", ""
+            self.cleaning = True
+            self.shared.send({"program": job["program"], "cpu": cpu})
+            told = _judge(tests, job["entry_point"], self.shared)
+            self.shared.send({"done": True})
+        except (OSError, NotPlain):
+            return "ended", "the program ended before its tests did"
+        return told
 
 
-def _judge(source: int, link: int) -> tuple[str, str]:
-    size = os.fstat(source).st_size
-    job = json.loads(os.pread(source, size, 0))
-    try:
-        tests = test_side.prepare(job["code"])
-    except (SyntaxError, ValueError, RecursionError) as error:
-        return "bad_tests", shown(error)
-    if tests.traceless:
-        sys.modules["random"].seed(0)
-        return test_side.run(tests, job["entry_point"], link)
-    return _in_a_child(tests, job["entry_point"], link)
+def _judge(tests: test_side.Tests, entry: str | None, link: Link) -> tuple[str, str]:
+    """An outcome of `test_side.run` and its detail; the tests run here, or in a child where they could leave traces."""
+    if not tests.traceless:
+        return _in_a_child(tests, entry, link)
+    sys.modules["random"].seed(0)
+    return test_side.run(tests, entry, link)
 
 
-def _in_a_child(tests: test_side.Tests, entry: str | None, link: int) -> tuple[str, str]:
+def _in_a_child(tests: test_side.Tests, entry: str | None, link: Link) -> tuple[str, str]:
     report, answer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -112,7 +156,7 @@ def main(mode: str, folder: str) -> None:
     gc.collect()
     gc.freeze()
     client.send(json.dumps({"ready": mode, "seccomp": filtered}).encode())
-    serve(client)
+    Server(client).serve()
 
 
 if __name__ == "__main__":
