@@ -91,7 +91,7 @@ def check_stream(
             )
             if len(held) == AHEAD:
                 yield _waited(held.popleft())
-                if len(flying) > AHEAD:
+                if len(flying) > 2 * AHEAD:  # not each time: it costs as much as a program
                     flying = {key: future for key, future in flying.items() if not future.done()}
         while held:
             yield _waited(held.popleft())

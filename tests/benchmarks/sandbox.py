@@ -2,14 +2,14 @@
 
     python tests/benchmarks/sandbox.py [--quick] [--json]
 
-The programs are the reference solutions of HumanEval and MBPP (sanitized), right ones and broken ones in turn. The peer
-isolates nothing: it starts Python on a file that holds program and tests, with limits on time and memory, one for each
-core at a time, as graders derived from HumanEval's do. Both must find the same verdicts.
+The programs are the reference solutions of HumanEval and MBPP (sanitized), right ones and wrong ones, eight for each
+problem as a group of samples would be. The peer isolates nothing: it starts Python on a file that holds program and
+tests, with limits on time and memory, one for each core at a time, as graders derived from HumanEval's do. Both must
+find the same verdicts. Told besides: our speed where each program needs a process of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import subprocess
@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beside import data, main, timed
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from mutants import mutants, references
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -33,42 +36,43 @@ class Work(NamedTuple):
 
 
 def works(quick: bool) -> list[Work]:
-    """Reference solutions, and after each one the same with its last line gone wrong."""
+    """Eight programs a problem: its reference solution four times, told apart by comments, and four wrong ones."""
     found = []
-    for row in map(json.loads, (data() / "code" / "humaneval.jsonl").read_text().splitlines()):
-        before, _, _ = row["prompt"].rpartition(f"def {row['entry_point']}(")
-        found.append(
-            Work(row["prompt"] + row["canonical_solution"], before + row["test"], row["entry_point"])
-        )
-    for row in map(json.loads, (data() / "code" / "mbpp_sanitized.jsonl").read_text().splitlines()):
-        if row["task_id"] not in SLOW:
-            found.append(Work(row["code"], "\n".join([*row["test_imports"], *row["test_list"]]), None))
-    both = [
-        work for one in found for work in (one, one._replace(program=one.program + "\nraise SystemExit(1)\n"))
-    ]
-    return both[::13] if quick else both
+    for one in references(data()):
+        if one.name in SLOW:
+            continue
+        wrong = mutants(one)
+        programs = [f"{one.program}\n# {number}\n" for number in range(4)] + [wrong[name] for name in WRONG]
+        found += [Work(program, one.code, one.entry_point) for program in programs]
+    return found[::41] if quick else found
 
 
+WRONG = ("returns None", "result changed", "result in a list", "raises")
 #: Their reference solutions compute for seconds, which would measure Python and not the graders.
-SLOW = frozenset({123, 138, 583, 20, 594})
+SLOW = frozenset(f"MBPP/{number}" for number in (123, 138, 583, 20, 594))
 
 
 def ours(quick: bool) -> dict[str, Any]:
     """`distill.verify.check_many`, the sandbox warm."""
     from distill.records import Problem, Verdict
-    from distill.verify import Response, check, check_many
+    from distill.verify import Response, check_many
 
-    def problem(work: Work) -> Problem:
+    def response(work: Work) -> Response:
         tests = {"type": "python", "code": work.code, "entry_point": work.entry_point}
-        return Problem(id="p", kind="code", problem="?", tests=tests)
+        problem = Problem(id="p", kind="code", problem="?", tests=tests)
+        return Response(problem, f"```python\n{work.program}\n```", None)
 
-    responses = [Response(problem(work), f"```python\n{work.program}\n```", None) for work in works(quick)]
-    check(*responses[0][:2])
+    every = works(quick)
+    responses = [response(work) for work in every]
+    alone = [response(work._replace(program=work.program + "\nimport os\n")) for work in every[::8]]
+    check_many(responses[:20])
     judged, seconds = timed(lambda: check_many(responses))
+    _, seconds_alone = timed(lambda: check_many(alone))
     return {
         "count": len(judged),
         "seconds": seconds,
         "same": [one.verdict is Verdict.CORRECT for one in judged],
+        "alone": len(alone) / seconds_alone,
     }
 
 
@@ -111,8 +115,9 @@ def agree(left: dict[str, Any], right: dict[str, Any]) -> None:
 
 
 def tell(left: dict[str, Any], right: dict[str, Any]) -> None:
-    """How many were right."""
+    """How many were right, and the speed without shared processes."""
     print(f"{sum(left['same'])} of {left['count']} programs right, on both sides; {CORES} at a time")
+    print(f"ours, each program in a process of its own: {left['alone']:,.0f} programs/s")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from distill.errors import UserError
 from distill.verify.sandbox.runs import Run, ScriptRun, TestedRun, Verdicted, shared_process, wall_limit
 
 _MODES = ("namespaces", "weak")
-SLOTS = len(os.sched_getaffinity(0)) + 1  # one more than cores: a program waits while its tests compute
+SLOTS = len(os.sched_getaffinity(0)) + 2  # more than cores: a program waits while its tests compute
 
 Job = tuple[dict[str, Any], "Future[Verdicted]"]
 

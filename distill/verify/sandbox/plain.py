@@ -143,15 +143,19 @@ def is_iterator(value: Any) -> bool:
     return isinstance(value, _ITERATORS)
 
 
+_as_json = json.JSONEncoder(check_circular=False).encode  # what is circular is nested too deep before
+
+
 class Link:
     """One end of a stream of messages, each four bytes of length and JSON."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._read = bytearray()  # and not yet received
 
     def send(self, message: Message) -> None:
         """Write one message; OSError where the other end is gone."""
-        data = json.dumps(message).encode()
+        data = _as_json(message).encode()
         data = len(data).to_bytes(4, "big") + data
         while data:
             data = data[os.write(self.fd, data) :]
@@ -162,30 +166,31 @@ class Link:
         Raises:
             NotPlain: what came is no message.
         """
-        length = int.from_bytes(self._read(4) or b"", "big")
-        if not length:
+        if not self._fill(4):
             return None
-        if length > MOST_BYTES:
+        end = 4 + int.from_bytes(self._read[:4], "big")
+        if end > MOST_BYTES:
             raise NotPlain(f"more than {MOST_BYTES >> 20} MiB at once")
-        data = self._read(length)
-        if data is None:
+        if not self._fill(end):
             return None
+        data = self._read[4:end]
+        del self._read[:end]
         try:
-            message = json.loads(data)
+            message = json.loads(data.decode())
         except (ValueError, RecursionError):
             raise NotPlain("no message") from None
         if not isinstance(message, dict):
             raise NotPlain("no message")
         return message
 
-    def _read(self, count: int) -> bytes | None:
-        data = bytearray()
-        while len(data) < count:
+    def _fill(self, count: int) -> bool:
+        """Read until so many bytes are there; whether they are."""
+        while len(self._read) < count:
             try:
-                piece = os.read(self.fd, min(count - len(data), 1 << 20))
+                piece = os.read(self.fd, max(count - len(self._read), 1 << 14))
             except ConnectionError:
-                return None
+                return False
             if not piece:
-                return None
-            data += piece
-        return bytes(data)
+                return False
+            self._read += piece
+        return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import ctypes
 import gc
 import operator
 import os
@@ -21,12 +22,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode
-    from distill.verify.sandbox.traceless import BUILTINS, is_traceless
+    from distill.verify.sandbox.traceless import BUILTINS, is_traceless, nodes_of
+    from distill.verify.sandbox.walls import libc
 else:
     from plain import Link, NotPlain, decode, encode
-    from traceless import BUILTINS, is_traceless
+    from traceless import BUILTINS, is_traceless, nodes_of
+    from walls import libc
 
 SOURCE, LINK = 3, 4  # file descriptors
+TIME_IS_UP = int(
+    signal.SIGPROF
+)  # the exit code of a shared process at its program's limit: `_exit` gets the signal
 SHOWN_CHARS = 200
 WORN_KIB = 128 << 10  # a process that once took more memory than this serves no further program
 #: Modules whose functions and classes the tests' side may import for itself when a program has them by their
@@ -55,6 +61,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 #: What programs that share a process find as built in; the names that they may use are checked before, too.
 _FEW_BUILTINS = {name: getattr(builtins, name) for name in (*BUILTINS, "__import__")}
+_ALONE = {"alone": True}  # the answer for a program that has to have a process of its own
 
 
 def run_main() -> NoReturn:
@@ -81,23 +88,30 @@ def run_main() -> NoReturn:
 
 def serve_one() -> NoReturn:
     """Run the program that lies in SOURCE and do what its tests ask of it until they are gone."""
-    _serve(Link(LINK), _source(), _module("solution").__dict__)
+    server = _Server(Link(LINK), _module("solution").__dict__)
+    server.load(_source())
+    server.serve(server.link.receive())
     os._exit(0)
 
 
 def serve_many() -> NoReturn:
-    """Serve one program after another, those that can leave no trace (`traceless`); the others are told ``alone``."""
-    link, random_state = Link(LINK), sys.modules["random"].getstate()
+    """Serve one program after another, those that can leave no trace (`traceless`), and turn the others away."""
+    link = Link(LINK)
+    # As the first process of its namespace it is spared the default actions of signals: one has to be set. A handler
+    # in Python would wait for a long power or a regular expression to end.
+    libc.signal(signal.SIGPROF, ctypes.cast(libc._exit, ctypes.c_void_p))
     while (order := link.receive()) is not None:
-        signal.setitimer(
-            signal.ITIMER_PROF, order["cpu"]
-        )  # the kernel ends this process at the program's limit
-        if (tree := _traceless(order["program"])) is None:
-            link.send({"alone": True})
-            link.receive()
+        signal.setitimer(signal.ITIMER_PROF, order["cpu"])  # ends this process with TIME_IS_UP
+        server = _Server(link, {"__name__": "solution", "__builtins__": dict(_FEW_BUILTINS)})
+        server.names["__builtins__"]["type"] = server.type_of
+        tree = _traceless(order["program"])
+        if tree is None:
+            server.refusal = _ALONE
         else:
-            sys.modules["random"].setstate(random_state)
-            _serve(link, tree, {"__name__": "solution", "__builtins__": dict(_FEW_BUILTINS)})
+            sys.modules["random"].seed(0)
+            server.load(tree)
+        server.serve(order)
+        del server, tree
         gc.collect()  # what the program left ends here, in its own time
         signal.setitimer(signal.ITIMER_PROF, 0)
         fresh = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < WORN_KIB
@@ -110,37 +124,46 @@ def serve_many() -> NoReturn:
 def _traceless(program: str) -> ast.Module | None:
     try:
         tree = ast.parse(program)
-        return tree if is_traceless(tree) else None
+        return tree if is_traceless(nodes_of(tree)) else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None  # in a process of its own it will say so itself
 
 
-def _serve(link: Link, program: str | ast.Module, names: dict[str, Any]) -> None:
-    """Define the program's names, then do what the tests ask until they are done or gone."""
-    try:
-        exec(compile(program, "<program>", "exec", dont_inherit=True), names)
-    except BaseException as error:
-        link.send({"failed": f"the program raised {shown(error)}"})
-    else:
-        link.send({"loaded": True})
-    server = _Server(link, names)
-    while (message := link.receive()) is not None and "done" not in message:
-        answer = server.answer(message)
-        if server.done:
-            return
-        link.send(answer)
-
-
 class _Done(BaseException):
-    """The tests are done while a program waits for a function of theirs."""
+    """A program is to run no further."""
 
 
 class _Server:
     def __init__(self, link: Link, names: dict[str, Any]) -> None:
         self.link, self.names = link, names
+        self.refusal: Message | None = None  # the answer to everything
         self.done = False
         self.live: list[Any] = []  # keeps each object, so that no id is used twice
         self.numbers: dict[int, int] = {}  # places in that list, by id
+
+    def load(self, program: str | ast.Module) -> None:
+        """Define the program's names."""
+        try:
+            exec(compile(program, "<program>", "exec", dont_inherit=True), self.names)
+        except BaseException as error:
+            self.refusal = self.refusal or {"failed": f"the program raised {shown(error)}"}
+
+    def serve(self, message: Message | None) -> None:
+        """Do what the tests ask, from this message on, until they are done or gone."""
+        while message is not None and "done" not in message:
+            answer = self.refusal or self.answer(message)
+            if self.done:
+                return
+            self.link.send(self.refusal or answer)
+            message = self.link.receive()
+
+    def type_of(self, value: Any) -> type:
+        """``type`` for programs that share a process; one that asks for a maker of classes is turned away."""
+        kind = type(value)
+        if issubclass(kind, type):
+            self.refusal = _ALONE
+            raise _Done
+        return kind
 
     def answer(self, message: Message) -> Message:
         """One operation's result, with what it changed in the arguments that it was given."""
@@ -201,7 +224,7 @@ class _Server:
         number = data["callback"]
 
         def callback(*arguments: Any, **keywords: Any) -> Any:
-            if self.done:
+            if self.done or self.refusal:
                 raise _Done
             self.link.send(
                 {
@@ -221,7 +244,7 @@ class _Server:
                 answer = self.answer(message)
                 if self.done:
                     raise _Done
-                self.link.send(answer)
+                self.link.send(self.refusal or answer)
             os._exit(0)
 
         return callback

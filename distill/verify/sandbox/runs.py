@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from distill.verify.sandbox.outputs import same_output
 
 BROKEN = 117  # `server.BROKEN`, which lives in a script
+TIME_IS_UP = 27  # `program_side.TIME_IS_UP`
 READ_BYTES = 8 << 20  # of a program's output
 LIFETIME = 7 * 86400.0  # seconds that a shared process may last
 _STILL_THERE = {"exit": 0, "late": False}
@@ -156,7 +157,7 @@ class TestedRun:
             return "bad_reference", f"the tests do not compile: {detail}"
         if outcome == "failed":
             return "wrong", detail
-        late = program["late"] or (not self.alone and program["exit"] == -signal.SIGPROF)
+        late = program["late"] or (not self.alone and program["exit"] == TIME_IS_UP)
         if outcome == "late" or (outcome == "ended" and late):
             return "timeout", f"longer than {self.job['time_limit']:g} s"
         if outcome == "ended":

@@ -254,6 +254,7 @@ def main(mode: str, slots: int, folder: str) -> None:
     """Isolate, say ``ready`` or why not, and serve."""
     for name in PRELOADED:
         __import__(name)
+    sys.modules["random"].seed(0)  # the same draws in every program, whatever they are good for
     die_with_parent()
     isolated = mode == "namespaces"
     folders = [f"/tmp/{slot}" if isolated else f"{folder}/{slot}" for slot in range(slots)]

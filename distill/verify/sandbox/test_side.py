@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode, is_iterator
     from distill.verify.sandbox.program_side import SHARED_MODULES, SHOWN_CHARS, shown
-    from distill.verify.sandbox.traceless import is_traceless, names_read
+    from distill.verify.sandbox.traceless import is_traceless, names_read, nodes_of
 else:
     from plain import Link, NotPlain, decode, encode, is_iterator
     from program_side import SHARED_MODULES, SHOWN_CHARS, shown
-    from traceless import is_traceless, names_read
+    from traceless import is_traceless, names_read, nodes_of
 
 
 class ProgramEnded(BaseException):
@@ -54,7 +54,7 @@ class Tests(NamedTuple):
     traceless: bool
 
 
-@functools.lru_cache(maxsize=256)  # a problem's tests judge many programs
+@functools.lru_cache(maxsize=1024)  # a problem's tests judge many programs
 def prepare(text: str) -> Tests:
     """Compile test code.
 
@@ -63,18 +63,18 @@ def prepare(text: str) -> Tests:
     """
     tree = ast.parse(text)
     code = compile(tree, "<tests>", "exec", dont_inherit=True)
-    return Tests(text, code, names_read(tree), is_traceless(tree))
+    nodes = nodes_of(tree)
+    return Tests(text, code, names_read(nodes), is_traceless(nodes))
 
 
-def run(tests: Tests, entry: str | None, link: Link) -> tuple[str, str]:
-    """Run tests over the names of the program behind the link.
+def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[str, str]:
+    """Run tests over the names of the program behind the link; ``order`` goes there with the first question.
 
     Returns: An outcome, "passed", "failed", "ended" (the program, before its tests), "alone" or "unfit" (see `Alone`,
         `Unfit`), and its detail.
     """
-    program = _Program(link)
+    program = _Program(link, order)
     try:
-        program.wait_until_loaded()
         names = program.names(tests.names, entry)
         if entry and entry not in names:
             return "failed", f"the program defines no {entry}"
@@ -99,18 +99,11 @@ def run(tests: Tests, entry: str | None, link: Link) -> tuple[str, str]:
 class _Program:
     """The other side, as the tests see it."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Link, order: Message) -> None:
+        self.link, self.order = link, order
         self.gone = ""  # why, once it is
         self.callbacks: list[Any] = []
         self.live: dict[int, Any] = {}
-
-    def wait_until_loaded(self) -> None:
-        message = self._receive()
-        if "alone" in message:
-            raise Alone
-        if "failed" in message:
-            raise Unloaded(str(message["failed"])[: 2 * SHOWN_CHARS])
 
     def names(self, loaded: list[str], entry: str | None) -> dict[str, Any]:
         """What the program defines of the names that the tests use.
@@ -126,7 +119,10 @@ class _Program:
         return found
 
     def _bound(self, names: list[str]) -> dict[str, Any]:
-        message = self._asked({"names": names})
+        message = self._asked({"names": names} | self.order)
+        self.order = {}
+        if "failed" in message:
+            raise Unloaded(str(message["failed"])[: 2 * SHOWN_CHARS])
         described = message.get("ok")
         if not isinstance(described, dict):
             raise self._ended("the program answered nonsense")
@@ -183,6 +179,8 @@ class _Program:
             raise self._ended() from None
         while True:
             answer = self._receive()
+            if "alone" in answer:
+                raise Alone
             if "callback" not in answer:
                 return answer
             self._call_back(answer)

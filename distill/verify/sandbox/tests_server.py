@@ -83,7 +83,7 @@ class Server:
         self, job: dict[str, Any], tests: test_side.Tests, _cpu: float, links: list[int]
     ) -> tuple[str, str]:
         """Judge a program that has a process of its own, whose time the server of programs keeps."""
-        outcome, detail = _judge(tests, job["entry_point"], Link(links[0]))
+        outcome, detail = _judge(tests, job["entry_point"], Link(links[0]), {})
         os.close(links[0])  # which tells the program that nobody will ask it again
         return ("ended", "the program answered nonsense") if outcome == "alone" else (outcome, detail)
 
@@ -102,28 +102,29 @@ class Server:
                 if ready is None or not ready.get("ready"):
                     return "again", ""
             self.cleaning = True
-            self.shared.send({"program": job["program"], "cpu": cpu})
-            told = _judge(tests, job["entry_point"], self.shared)
+            told = _judge(tests, job["entry_point"], self.shared, {"program": job["program"], "cpu": cpu})
             self.shared.send({"done": True})
         except (OSError, NotPlain):
             return "ended", "the program ended before its tests did"
         return told
 
 
-def _judge(tests: test_side.Tests, entry: str | None, link: Link) -> tuple[str, str]:
+def _judge(tests: test_side.Tests, entry: str | None, link: Link, order: dict[str, Any]) -> tuple[str, str]:
     """An outcome of `test_side.run` and its detail; the tests run here, or in a child where they could leave traces."""
     if not tests.traceless:
-        return _in_a_child(tests, entry, link)
+        return _in_a_child(tests, entry, link, order)
     sys.modules["random"].seed(0)
-    return test_side.run(tests, entry, link)
+    return test_side.run(tests, entry, link, order)
 
 
-def _in_a_child(tests: test_side.Tests, entry: str | None, link: Link) -> tuple[str, str]:
+def _in_a_child(
+    tests: test_side.Tests, entry: str | None, link: Link, order: dict[str, Any]
+) -> tuple[str, str]:
     report, answer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(answer, json.dumps(test_side.run(tests, entry, link)).encode())
+            os.write(answer, json.dumps(test_side.run(tests, entry, link, order)).encode())
         finally:
             os._exit(0)
     os.close(answer)
