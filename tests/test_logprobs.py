@@ -5,6 +5,9 @@ Legend: N trained tokens of a row.
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from distill.chat import Example
+from distill.training import logprobs
 from distill.training.logprobs import token_logprobs
 from distill.training.packing import PackedRow, pack_row
 
@@ -79,9 +83,113 @@ def test_loss_of_a_packed_row_equals_that_of_rows_of_one(tiny: Any) -> None:
             )
 
 
-def test_half_precision_models_give_float32(tiny_qwen2: Any) -> None:
-    import copy
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_few_tokens_at_a_time_give_the_same_values_and_gradients(
+    naive: ModuleType, tiny: Any, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values to 1e-5 of the slow twin; gradients to 1e-5 of their largest: sums in another order, in float32."""
+    model = tiny.loaded.model
+    examples = examples_of(tiny.loaded.chat)
+    row = pack_row(examples, range(len(examples)))
+    weights_N = torch.randn(len(row.targets_N), generator=torch.Generator().manual_seed(0))
+    results = []
+    for tokens in (10**6, 7, 1):
+        monkeypatch.setitem(logprobs.CHUNK_BYTES, "cpu", 4 * len(tiny.loaded.chat.tokenizer) * tokens)
+        found_N = token_logprobs(model, row, temperature)
+        results.append((found_N, torch.autograd.grad((found_N * weights_N).sum(), list(model.parameters()))))
+    for number, example in enumerate(examples):
+        expected = naive.response_logprobs(tiny.twin, example.ids, example.prompt_length, temperature)
+        assert by_example(row, results[-1][0])[number] == pytest.approx(expected, abs=1e-5)
+    for found_N, gradients in results[1:]:
+        torch.testing.assert_close(found_N, results[0][0], atol=1e-5, rtol=0)
+        for gradient, expected in zip(gradients, results[0][1], strict=True):
+            torch.testing.assert_close(
+                gradient, expected, atol=1e-5 * float(expected.abs().max()) + 1e-6, rtol=0
+            )
 
+
+@pytest.mark.parametrize("cast", [None, "weights", "autocast"])
+def test_a_few_tokens_at_a_time_in_half_precision(
+    tiny_qwen2: Any, cast: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 as near to all at once as its eight bits allow: 2% of the largest gradient."""
+    model = copy.deepcopy(tiny_qwen2.loaded.model)
+    if cast == "weights":
+        model = model.to(torch.bfloat16)
+    examples = examples_of(tiny_qwen2.loaded.chat)
+    row = pack_row(examples, range(len(examples)))
+    results = []
+    for tokens in (10**6, 5):
+        monkeypatch.setitem(logprobs.CHUNK_BYTES, "cpu", 4 * len(tiny_qwen2.loaded.chat.tokenizer) * tokens)
+        monkeypatch.setattr(logprobs, "VOCABULARY_BLOCK", 16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast == "autocast"):
+            found_N = token_logprobs(model, row)
+        results.append((found_N, torch.autograd.grad(found_N.sum(), list(model.parameters()))))
+    torch.testing.assert_close(
+        *(found_N for found_N, _ in results), atol=1e-5 if cast is None else 1e-2, rtol=0
+    )
+    for gradient, expected in zip(results[1][1], results[0][1], strict=True):
+        atol = (1e-5 if cast is None else 0.02) * float(expected.abs().max()) + 1e-6
+        torch.testing.assert_close(gradient, expected, atol=atol, rtol=0)
+
+
+def test_an_adapter_on_the_head_is_kept(tiny_qwen2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(
+        copy.deepcopy(tiny_qwen2.loaded.model), LoraConfig(target_modules=["lm_head", "q_proj"], r=4)
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    examples = examples_of(tiny_qwen2.loaded.chat)
+    row = pack_row(examples, range(len(examples)))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    results = []
+    for tokens in (10**6, 5):
+        monkeypatch.setitem(logprobs.CHUNK_BYTES, "cpu", 4 * len(tiny_qwen2.loaded.chat.tokenizer) * tokens)
+        found_N = token_logprobs(model, row)
+        results.append((found_N, torch.autograd.grad(found_N.sum(), trained)))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=0)
+    for gradient, expected in zip(results[1][1], results[0][1], strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-4 * float(expected.abs().max()) + 1e-6, rtol=0)
+
+
+PEAK = """
+import sys, torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+import distill.training.attention
+from distill.chat import Example
+from distill.training import logprobs
+from distill.training.logprobs import token_logprobs
+from distill.training.packing import pack_row
+
+def peak():
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+def loss_of(length):
+    example = Example(ids=[n % 128_000 for n in range(length)], prompt_length=1)
+    return -token_logprobs(model, pack_row([example], [0])).sum()
+
+torch.manual_seed(0)
+config = Qwen2Config(vocab_size=128_000, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                     num_key_value_heads=1, tie_word_embeddings=False)
+config._attn_implementation = "distill"
+model = Qwen2ForCausalLM(config)
+loss_of(16).backward()
+before = peak()
+loss_of(4096).backward()
+print(peak() - before)
+"""
+
+
+def test_the_loss_of_a_long_row_over_a_large_vocabulary_takes_little_memory() -> None:
+    """4,095 x 128,000 logits would be 2.1 GB in float32; real peak memory grows by less than 200 MB."""
+    told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert float(told.stdout) < 200
+
+
+def test_half_precision_models_give_float32(tiny_qwen2: Any) -> None:
     half = copy.deepcopy(tiny_qwen2.loaded.model).to(torch.bfloat16)
     examples = examples_of(tiny_qwen2.loaded.chat)
     row = pack_row(examples, range(len(examples)))

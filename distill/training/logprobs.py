@@ -1,28 +1,137 @@
 """Log-probabilities of the trained tokens of a packed row: the one place where logits are made.
 
-Legend: T tokens of a packed row, N trained tokens of it, V vocabulary.
+Legend: T tokens of a packed row, N trained tokens of it, C of them at a time, V vocabulary, H hidden size.
+
+A row's logits (N x V) would be the largest thing in memory by far: 16k tokens of a vocabulary of 128k take 8 GB in
+float32. So the head works on C tokens at a time and keeps one number for each; the backward pass makes their logits
+again, which costs one matrix product more of the four that the head takes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
 
 from distill.training.packing import PackedRow
 
+#: Bytes of float32 logits made at a time, by kind of device. Matrix products of a GPU want more rows at once.
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+VOCABULARY_BLOCK = 16384  # rows of the head's gradient made at a time in half precision
 
-def token_logprobs(model: torch.nn.Module, row: PackedRow, temperature: float = 1.0) -> torch.Tensor:
+
+def token_logprobs(model: Any, row: PackedRow, temperature: float = 1.0) -> torch.Tensor:
     """log softmax(logits / temperature) of the N target tokens, in float32.
 
     The temperature must be the one that sampled the tokens: else a policy's own samples are judged under another.
-    Logits are made for the N trained positions only, all N at once: memory grows with N x V.
+    Memory grows with N, not with N x V.
     """
-    logits_NV = model(
-        input_ids=row.ids_T[None],
-        position_ids=row.positions_T[None],
-        packed=row.buckets,
-        logits_to_keep=row.trained_N,
-        use_cache=False,
-    ).logits[0]
-    return -torch.nn.functional.cross_entropy(
-        logits_NV.float() / temperature, row.targets_N, reduction="none"
-    )
+    with _head_gives_logprobs(model, row.targets_N, temperature):
+        found: torch.Tensor = model(
+            input_ids=row.ids_T[None],
+            position_ids=row.positions_T[None],
+            packed=row.buckets,
+            logits_to_keep=row.trained_N,
+            use_cache=False,
+        ).logits[0]
+    return found
+
+
+@contextmanager
+def _head_gives_logprobs(model: Any, targets_N: torch.Tensor, temperature: float) -> Iterator[None]:
+    """Let the model's head answer with log-probabilities instead of logits.
+
+    It has to happen inside the model's own ``forward``: there autocast is on, and sharded weights are whole.
+    """
+    head = getattr(model, "module", model).get_output_embeddings()
+    plain = head.forward
+
+    def forward(hidden_1NH: torch.Tensor) -> torch.Tensor:
+        hidden_NH = hidden_1NH[0]
+        rows = max(1, CHUNK_BYTES[hidden_NH.device.type] // (4 * head.weight.shape[0]))
+        if len(targets_N) <= rows:
+            return _of_logits(plain(hidden_NH), targets_N, temperature)[None]
+        if type(head) is torch.nn.Linear and head.bias is None:
+            return _Chunked.apply(hidden_NH, head.weight, targets_N, temperature, rows)[None]
+        # An adapter on the head, or one of another kind: autograd's way of the same.
+        parts = [
+            checkpoint(lambda h, t: _of_logits(plain(h), t, temperature), h, t, use_reentrant=False)
+            for h, t in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True)
+        ]
+        return torch.cat(parts)[None]
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward  # the class's own shows again
+
+
+def _of_logits(logits_CV: torch.Tensor, targets_C: torch.Tensor, temperature: float) -> torch.Tensor:
+    return -cross_entropy(logits_CV.float() / temperature, targets_C, reduction="none")
+
+
+class _Chunked(torch.autograd.Function):
+    """`_of_logits` of ``hidden @ weight.T``, ``rows`` tokens at a time in both passes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        targets_N: torch.Tensor,
+        temperature: float,
+        rows: int,
+    ) -> torch.Tensor:
+        kind = hidden_NH.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_NH.dtype
+        ctx.temperature, ctx.rows = temperature, rows
+        weight = weight_VH.to(ctx.dtype)
+        logprobs_N = torch.empty(len(hidden_NH), device=hidden_NH.device)
+        normaliser_N = torch.empty_like(logprobs_N)
+        with torch.autocast(kind, enabled=False):
+            for at in range(0, len(hidden_NH), rows):
+                here = slice(at, at + rows)
+                logits_CV = linear(hidden_NH[here].to(ctx.dtype), weight).float().div_(temperature)
+                normaliser_N[here] = logits_CV.logsumexp(-1)
+                logprobs_N[here] = logits_CV.gather(-1, targets_N[here, None])[:, 0] - normaliser_N[here]
+        ctx.save_for_backward(hidden_NH, weight_VH, targets_N, normaliser_N)
+        return logprobs_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """d logprob / d logit = [token is the target] - softmax, over the temperature."""
+        hidden_NH, weight_VH, targets_N, normaliser_N = ctx.saved_tensors
+        weight = weight_VH.to(ctx.dtype)
+        to_hidden, to_weight = ctx.needs_input_grad[:2]
+        grad_hidden_NH = torch.empty_like(hidden_NH) if to_hidden else None
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if to_weight else None
+        for at in range(0, len(hidden_NH), ctx.rows):
+            here = slice(at, at + ctx.rows)
+            hidden = hidden_NH[here].to(ctx.dtype)
+            grad_CV = (
+                linear(hidden, weight).float().div_(ctx.temperature).sub_(normaliser_N[here, None]).exp_()
+            )
+            grad_CV.scatter_add_(-1, targets_N[here, None], torch.full_like(grad_CV[:, :1], -1.0))
+            grad = grad_CV.mul_(-grad_N[here, None] / ctx.temperature).to(ctx.dtype)
+            if grad_hidden_NH is not None:
+                grad_hidden_NH[here] = grad @ weight
+            if grad_weight_VH is not None:
+                _add_product(grad_weight_VH, grad.T, hidden)
+        if grad_weight_VH is not None:
+            grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)
+        return grad_hidden_NH, grad_weight_VH, None, None, None
+
+
+def _add_product(sum_VH: torch.Tensor, left_VC: torch.Tensor, right_CH: torch.Tensor) -> None:
+    """Add a product to a float32 sum without a second matrix of its size."""
+    if left_VC.dtype == torch.float32:
+        sum_VH.addmm_(left_VC, right_CH)
+        return
+    for at in range(0, len(sum_VH), VOCABULARY_BLOCK):
+        here = slice(at, at + VOCABULARY_BLOCK)
+        sum_VH[here] += left_VC[here] @ right_CH
