@@ -174,9 +174,13 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _grade(options: argparse.Namespace) -> None:
-    from distill.grade import main
+    from distill.grade import main, summary
 
-    main(options.file, options.out, dict(_pair("--map", item) for item in options.map), options.think_close)
+    fields = dict(_pair("--map", item) for item in options.map)
+    counts = main(options.file, options.out, fields, options.kind, options.think_close)
+    print(summary(counts), file=sys.stderr)
+    if options.json and options.out:
+        print(json.dumps({"rows": counts.total(), "verdicts": counts}))
 
 
 def _traces_import(options: argparse.Namespace) -> None:
@@ -368,11 +372,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_tools(commands: Any, command: Any) -> None:
     """The commands that need no run: a model or a file is all they are given."""
     grades = command(commands, "grade", _grade, "a verdict for each row of a JSONL file", recipe=None)
-    grades.add_argument("file", metavar="FILE", help="rows of id, kind, reference or tests, response")
+    grades.add_argument(
+        "file", metavar="FILE", help="JSONL rows of id, kind, reference or tests, response; - for stdin"
+    )
     grades.add_argument("--out", metavar="FILE", help="where the verdicts go (default: standard output)")
     grades.add_argument(
         "--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
     )
+    grades.add_argument("--kind", choices=("math", "choice", "code", "open"), help="of rows that name none")
     grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")
     ask = command(commands, "ask", _ask, "try a model: its thought, then its answer", recipe=None)
     ask.add_argument("model", metavar="MODEL", help="a folder or hub name")

@@ -64,6 +64,7 @@ def test_every_kind_of_row_in_order(tmp_path, capsys):
         told[0].keys() == {"id", "verdict", "extracted", "reason", "seconds"} and told[0]["extracted"] == "5"
     )
     assert "10 rows: 5 correct" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
 
 
 def test_malformed_rows_are_errors_with_their_reason_and_never_fewer(tmp_path, capsys):
@@ -72,7 +73,8 @@ def test_malformed_rows_are_errors_with_their_reason_and_never_fewer(tmp_path, c
     file.write_bytes(b"\n".join(lines))
     told = grade(file, capsys)
     assert [row["verdict"] for row in told] == ["correct", "error"] * len(BAD)
-    assert all(row["reason"].startswith("malformed row: ") for row in told[1::2])
+    for number, row in enumerate(told[1::2], 1):
+        assert row["reason"].startswith(f"malformed row (line {2 * number}): "), row
 
 
 def test_fields_and_tags_may_have_other_names(tmp_path, capsys):
@@ -94,11 +96,63 @@ def test_wrong_use_is_one_error(tmp_path, capsys):
     assert file.read_text() == "{}"
 
 
-def test_an_interrupted_run_leaves_whole_lines(tmp_path):
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"PAR1\x15", "a Parquet file"), (b"\x1f\x8b\x08", "compressed"), (b'[{"id": 1}, {"id": 2}]', "one JSON list")],
+)  # fmt: skip
+def test_files_that_are_no_jsonl_are_refused(data, reason, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(data)
+    assert main(["grade", str(file)]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_what_is_not_ours_is_not_overwritten(tmp_path, capsys):
+    file, out, link = tmp_path / "rows.jsonl", tmp_path / "out", tmp_path / "link"
+    file.write_text(json.dumps(ROWS[0]))
+    out.write_text("precious")
+    os.link(file, link)
+    for place in (out, link):
+        assert main(["grade", str(file), "--out", str(place)]) == 2
+    assert out.read_text() == "precious" and json.loads(file.read_text()) == ROWS[0]
+    out.unlink()
+    for _ in range(2):  # verdicts of another time may be replaced
+        assert main(["grade", str(file), "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_a_kind_for_all_rows_and_a_field_that_no_row_has(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": 1, "reference": [5, 6], "response": "#### 6"}')
+    assert grade(file, capsys, "--kind", "math", "--map", "prefill=start")[0]["verdict"] == "correct"
+    assert "no row has the field 'start'" in capsys.readouterr().err
+
+
+def test_streams_in_and_out(tmp_path):
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
+    command = [sys.executable, "-m", "distill.cli", "grade", "-"]
+    done = subprocess.run(command, input=lines, capture_output=True, cwd=CASES.parents[1])
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(ROWS)
+    many = lines * 2000
+    told = subprocess.run(
+        f"{' '.join(command)} | head -1", input=many, shell=True, capture_output=True, cwd=CASES.parents[1]
+    )
+    assert json.loads(told.stdout)["id"] == 1 and b"Traceback" not in told.stderr
+    assert b"nobody reads" in told.stderr
+
+
+def test_the_summary_as_json(tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    assert main(["grade", str(file), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"rows": 10, "verdicts": dict(Counter(WANTED))}
+
+
+def test_an_interrupted_run_leaves_whole_lines_and_goes_on(tmp_path, capsys):
     file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     tests = {"type": "python", "code": "assert f(1) == 2"}
     with file.open("w") as stream:
-        for n in range(20_000):
+        for n in range(8000):
             program = f"```python\nn = {n}\ndef f(x): return x + 1\n```"
             stream.write(json.dumps({"id": n, "kind": "code", "tests": tests, "response": program}) + "\n")
     command = [sys.executable, "-m", "distill.cli", "grade", str(file), "--out", str(out)]
@@ -109,6 +163,18 @@ def test_an_interrupted_run_leaves_whole_lines(tmp_path):
     assert process.wait(timeout=30) == 130
     lines = out.read_bytes().splitlines(keepends=True)
     assert lines[-1].endswith(b"\n") and [json.loads(line)["id"] for line in lines] == list(range(len(lines)))
+    assert len(lines) < 8000
+
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(ROWS[0]))
+    assert main(["grade", str(other), "--out", str(out)]) == 2
+    assert "part of the verdicts of another command" in capsys.readouterr().err
+    with out.open("ab") as stream:
+        stream.write(b'{"id": 99999, "verd')  # a half line, as a power cut leaves it
+    assert main(["grade", str(file), "--out", str(out)]) == 0
+    told = out.read_bytes().splitlines(keepends=True)
+    assert told[: len(lines)] == lines and [json.loads(line)["id"] for line in told] == list(range(8000))
+    assert "8,000 rows: 8,000 correct" in capsys.readouterr().err
 
 
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))

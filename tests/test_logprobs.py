@@ -172,8 +172,8 @@ def loss_of(length):
     return -token_logprobs(model, pack_row([example], [0])).sum()
 
 torch.manual_seed(0)
-config = Qwen2Config(vocab_size=128_000, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                     num_key_value_heads=1, tie_word_embeddings=False)
+config = Qwen2Config(vocab_size=128_000, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                     num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False)
 config._attn_implementation = "distill"
 model = Qwen2ForCausalLM(config)
 loss_of(16).backward()

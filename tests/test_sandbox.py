@@ -1,5 +1,6 @@
 """The sandbox: what tests may ask of a program, a table of attacks on it, and that nothing outlives us."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from distill.errors import UserError
 from distill.verify.programs import job_of
 from distill.verify.sandbox import Sandbox, SandboxDied, client, sandbox
+from distill.verify.sandbox.outputs import same_output
 
 RIGHT = "def f(x):\n    y = x * 2\n    return y + 1"
 TESTS = {
@@ -109,6 +111,78 @@ def test_a_check_function_is_called_with_the_entry_point(box):
 def test_what_tests_ask_of_a_program_crosses_over(box, program, code):
     entry = None if "def f" not in program else "f"
     assert run(box, program, code=code, entry_point=entry, time_limit=5.0) == ("correct", "")
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("from collections import OrderedDict\nclass LRU(OrderedDict):\n    def put(self, k, v): self[k] = v\n    def get2(self, k): return self[k]",
+         "c = LRU()\nc.put(1, 2)\nassert c.get2(1) == 2 and c == {1: 2} and len(c) == 1 and 1 in c and 3 not in c"),
+        ("class Stack(list):\n    def push(self, x): self.append(x)", "s = Stack()\ns.push(3)\nassert s == [3] and s[0] == 3 and list(s) == [3]"),
+        ("from typing import NamedTuple\nclass P(NamedTuple):\n    x: int\n    y: int\ndef f(x): return [P(x, 2)]",
+         "assert f(1) == [(1, 2)] and f(1)[0].x == 1 and {f(1)[0]: 3}[(1, 2)] == 3"),
+        ("def f(x, kind): return [y for y in x if not isinstance(y, kind)]", "assert f((4, 5.5, 'a'), int) == [5.5, 'a']"),
+        ("def f(x): return type(x)", "assert f(3) == int and f('') is str"),
+        ("from datetime import date, timedelta\ndef f(d, n): return d + timedelta(days=n)", "import datetime\nassert f(datetime.date(2024, 2, 28), 2) == datetime.date(2024, 3, 1)"),
+        ("class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x\n    def __hash__(self): return hash(self.x)",
+         "assert len({P(1), P(1), P(2)}) == 2 and {P(1): 5}[P(1)] == 5"),
+        ("def f(nums): nums.sort()", "a = [3, 1]\nf(nums=a)\nassert a == [1, 3]"),
+        ("def f(q): q.append(9)", "from collections import deque\nq = deque([1])\nf(q)\nassert list(q) == [1, 9]"),
+        ("class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, o): return V(self.x + getattr(o, 'x', o))\n    def __lt__(self, o): return self.x < o.x",
+         "assert (V(1) + V(2)).x == 3 and (V(1) + 5).x == 6 and V(1) < V(2) and sorted([V(2), V(1)])[0].x == 1"),
+        ("def f(n): return 0 if n == 0 else 1 + f(n - 1)", "assert f(990) == 990"),
+    ],
+)  # fmt: skip
+def test_realistic_programs_that_are_right(box, program, code):
+    entry = "f" if "def f" in program else None
+    assert run(box, program, code=code, entry_point=entry, time_limit=5.0) == ("correct", "")
+
+
+ALWAYS = (
+    "class C:\n    def __sub__(s, o): return 0.0\n    __rsub__ = __mod__ = __sub__\n    def __lt__(s, o): return True\n"
+    "    __le__ = __gt__ = __ge__ = __contains__ = __eq__ = __lt__\n    def __hash__(s): return 0\n    def __getitem__(s, k): return C()\ndef f(*a): return C()"
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["assert abs(f(3) - 7.5) < 1e-6", "assert abs(7.5 - f(3)) < 1e-6", "assert f(3) - 7 == 0", "assert 7.4 < f(3) < 7.6", "assert 7 in f(3)",
+     "assert abs(f(3)[0] - 7.5) < 1e-6", "assert f(3) == 7", "assert f(3) in [1, 7]", "assert f(3) % 7 == 0", "assert not f(3) != 7", "assert f(3) <= 7"],
+)  # fmt: skip
+def test_an_object_that_agrees_with_everything_passes_nothing(box, code):
+    assert run(box, ALWAYS, code=code)[0] in ("wrong", "error")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pass",
+        "assert True",
+        "def check(candidate):\n    assert candidate(3) == 7",
+        "if __name__ == '__main__': assert f(3) == 7",
+    ],
+)
+def test_tests_that_ask_nothing_decide_nothing(box, code):
+    assert run(box, "def f(x): return 0", code=code, entry_point=None)[0] == "bad_reference"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["def test_f():\n    assert f(3) == 7", "import unittest\nclass T(unittest.TestCase):\n    def test_f(self): self.assertEqual(f(3), 7)\n"
+     "if __name__ == '__main__': unittest.main()"],
+)  # fmt: skip
+def test_tests_that_are_only_defined_are_run(box, code):
+    assert run(box, RIGHT, code=code, entry_point=None, time_limit=5.0) == ("correct", "")
+    assert run(box, "def f(x): return 0", code=code, entry_point=None, time_limit=5.0)[0] == "wrong"
+
+
+def test_tests_that_import_what_is_not_here_are_an_error_and_a_program_that_does_is_wrong(box):
+    code = "import numpy\nassert numpy.isclose(f(3), 7)"
+    assert run(box, RIGHT, code=code) == (
+        "error",
+        "the tests cannot be run here: ModuleNotFoundError: No module named 'numpy' (there is the standard library alone)",
+    )
+    assert run(box, "def f(x):\n    import numpy")[0] == "wrong"
 
 
 def test_tests_that_need_live_objects_of_their_own_are_an_error_and_never_wrong(box):
@@ -226,6 +300,49 @@ def test_scripts_read_and_write(box):
     late = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print(6))).start()"
     assert run_stdio(box, late, ("", "6"))[0] == "correct"
     assert run_stdio(box, "import os\nprint(len(input()))", ("x" * 3_000_000, "3000000"))[0] == "correct"
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["print(6)\nexit()", "print(6); quit(0)", "import atexit\natexit.register(print, 6)", "import sys\nsys.__stdout__.write('6')",
+     "import sys\nassert len(sys.argv) == 1\nprint(6)", "f = open(1, 'w')\nf.write('6')", "import fileinput\nprint(2 * int(next(fileinput.input())))"],
+)  # fmt: skip
+def test_scripts_end_as_python_ends_them(box, program):
+    assert run_stdio(box, program, ("3\n", "6")) == ("correct", "")
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [("7.0", "7", True), ("6.9999999999", "7", True), ("0.33333333", "0.3333333333", True), ("2e-7", "0", True), ("1e5", "100000", True),
+     ("007", "7", False), ("1e999", "9" * 400, False), ("1000000006.0", "1000000007", False), ("1e18", str(10**18 + 12345), False), ("3.14", "3.15", False),
+     ("\u0663.\u0660", "3", False), ("a  b", "a b", True), ("a b", "ab", False), ("x\n\n", "x", True), ("nan", "NaN", False)],
+)  # fmt: skip
+def test_outputs_are_compared_by_the_written_rules(output, expected, same):
+    assert same_output(output, expected) == same
+
+
+def test_long_outputs_are_compared_in_no_time():
+    started = time.monotonic()
+    assert not same_output("1" * 4_000_000 + "x", "2")
+    assert time.monotonic() - started < 1
+
+
+def test_a_job_that_nobody_waits_for_any_more_harms_no_other():
+    box = sandbox()
+    jobs = [
+        box.submit(job_of("import time; time.sleep(0.2)\n" + RIGHT, TESTS)) for _ in range(3 * client.SLOTS)
+    ]
+    for job in jobs:
+        job.cancel()
+    assert run(box, RIGHT) == ("correct", "")
+
+    async def give_up() -> None:
+        slow = asyncio.wrap_future(box.submit(job_of("import time; time.sleep(0.3)\n" + RIGHT, TESTS)))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(slow, 0.05)
+
+    asyncio.run(give_up())
+    assert run(box, RIGHT) == ("correct", "")
 
 
 def test_programs_run_side_by_side():

@@ -56,6 +56,7 @@ def test_plain_functions_may_share_a_process(program):
         "__import__('os')", "__builtins__", "import os", "import os.path", "import sys\nsys.setrecursionlimit(9)", "import sys\nsys.modules",
         "from sys import path", "import builtins", "import importlib", "from math import *", "from . import x", "import decimal",
         "import re\nre.purge()", "import typing\ntyping.get_type_hints(f)", "import random\nrandom._inst", "import random\nrandom.Random",
+        "import re\nre.A", "def g():\n    try: yield\n    finally: pass", "try: pass\nexcept E: pass\ndef g(): yield from x",
         # names that stand for something else
         "def __builtins__(): pass", "import math as __builtins__", "from math import pi as open", "lambda __x: 1", "def f(open): pass",
         "try: pass\nexcept Exception as __x: pass", "def f():\n    global __builtins__", "def open(): pass", "\uff45\uff58\uff45\uff43('1')",
@@ -180,6 +181,39 @@ def test_tests_that_give_up_inside_a_callback_leave_the_process_usable(box):
         assert run(box, RIGHT) == ("correct", "")
 
 
+ESCAPES = [
+    "import copy\nfrom typing import List\nGA = type(List[int])\ndef grab(n): return copy.copy(GA(list, (n,), name='__builtins__'))\n"
+    "def f(x): return 7 if grab('eval')('3+4') == 7 else 0",
+    "import random, copy\nMT = type(random.randint)\ndef gi_frame(): pass\ndef f_builtins(): pass\ndef gen(): yield 1\n"
+    "b = copy.copy(MT(f_builtins, copy.copy(MT(gi_frame, gen()))))\ndef f(x): return 7",
+    "from typing import List\nimport heapq\ntype(List)(lambda: heapq.merge, 0, name='z')()\ndef f(x): return 7",
+]
+
+
+@pytest.mark.parametrize("program", ESCAPES)
+def test_ways_out_by_the_classes_of_things_run_alone(box, program):
+    assert run(box, RIGHT) == ("correct", "")
+    (tester,) = box.testers
+    process = tester.shared
+    assert run(box, program) == ("correct", "")
+    assert run(box, "def f(x): return 0")[0] == "wrong"
+    assert tester.shared == process
+
+
+def test_what_caches_keep_of_a_program_is_gone(box):
+    stain = "import re\nfrom typing import List\ndef g(): return 'stain'\nList[g]\nre.compile('stain')\ndef f(x): return 7"
+    look = "import re\nfrom typing import List\ndef f(x): return '{0.__globals__[_cache]}'.format(re.compile).count('stain')"
+    for _ in range(2):
+        assert run(box, stain) == ("correct", "")
+        assert run(box, look, code="assert f(3) == 0") == ("correct", "")
+
+
+def test_a_function_of_earlier_tests_says_nothing_any_more(box):
+    keep = "held = []\ndef f(g): held.append(g); return 7"
+    assert run(box, keep, code="assert f(lambda x: x) == 7") == ("correct", "")
+    assert run(box, RIGHT) == ("correct", "")
+
+
 def test_another_limit_on_memory_is_kept(box):
     hungry = "def f(x): return 7 if len([0] * (30 << 20)) else 0"  # 240 MB
     for _ in range(2):
@@ -190,4 +224,4 @@ def test_another_limit_on_memory_is_kept(box):
 def test_a_lone_program_cannot_ask_to_be_run_again(box):
     text = '{"alone": true}'
     program = f"import os\ndef f(x): os.write(4, len({text!r}).to_bytes(4, 'big') + {text!r}.encode())"
-    assert run(box, program) == ("wrong", "the program answered nonsense")
+    assert run(box, program)[0] == "wrong"

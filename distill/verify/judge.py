@@ -150,7 +150,7 @@ def _compared(problem: Problem, extracted: str, answer: str, ask: grader.Ask) ->
     if not isinstance(problem.reference, str):
         return Verdict.BAD_REFERENCE, "a choice has one letter as its reference"
     letter = problem.reference.strip().strip("()").upper()
-    if len(letter) != 1:
+    if len(letter) != 1 or not letter.isalpha():
         return Verdict.BAD_REFERENCE, f"{problem.reference!r} is not a letter"
     return (Verdict.CORRECT, "") if extracted == letter else (Verdict.WRONG, "another choice")
 

@@ -14,7 +14,14 @@ from distill.verify.sandbox import SandboxDied, Verdicted, sandbox
 TIME_LIMIT = 10.0  # seconds of CPU time, for each case; MBPP's own slowest solution takes 3 to 4
 MEMORY_MB = 512
 
-_OPENING_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^`\n]*$", re.MULTILINE)
+_OPENING_FENCE = re.compile(r"^[ \t]*(```+|~~~+)([^`\n]*)$", re.MULTILINE)
+_PYTHON = re.compile(r"\s*\{?\.?(?:python[\d.]*|py\d?)\b", re.IGNORECASE)
+
+
+_KEYS = {
+    "python": {"type", "time_limit", "memory_mb", "code", "entry_point"},
+    "stdio": {"type", "time_limit", "memory_mb", "cases"},
+}
 
 
 class BadTests(ValueError):
@@ -25,7 +32,8 @@ def extract_program(answer: str) -> tuple[str | None, bool]:
     """The program in an answer, and whether it is surely all there (a cut answer may end anywhere).
 
     It is the last fenced code block of the ``<answer>``, else of the answer; without a block, the whole of
-    it. A fence that never closes holds the rest. None where nothing but blanks is left.
+    it. Where blocks are labelled as Python, what others hold (output, commands) is no program. A fence that
+    never closes holds the rest. None where nothing but blanks is left.
     """
     program, complete = answer, False
     tagged = last_tagged(answer)
@@ -39,14 +47,17 @@ def extract_program(answer: str) -> tuple[str | None, bool]:
 
 
 def _last_block(text: str) -> tuple[str, bool] | None:
-    found, at = None, 0
+    found: dict[bool, tuple[str, bool]] = {}  # by whether it says that it is Python
+    at = 0
     while (opening := _OPENING_FENCE.search(text, at)) is not None:
         start = opening.end() + 1
         closing = re.compile(rf"^[ \t]*{opening[1]}[ \t]*$", re.MULTILINE).search(text, start)
+        end = len(text) if closing is None else closing.start()
+        found[_PYTHON.match(opening[2]) is not None] = (text[start:end], closing is not None)
         if closing is None:
-            return text[start:], False
-        found, at = (text[start : closing.start()], True), closing.end()
-    return found
+            break
+        at = closing.end()
+    return found.get(True, found.get(False))
 
 
 def job_of(program: str, tests: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +67,8 @@ def job_of(program: str, tests: dict[str, Any]) -> dict[str, Any]:
         BadTests: ``tests`` is not one of the two forms of DESIGN section 4.
     """
     kind = tests.get("type")
+    if kind in _KEYS and (unknown := sorted(tests.keys() - _KEYS[kind])):
+        raise BadTests(f"tests.{unknown[0]} means nothing here (known: {', '.join(sorted(_KEYS[kind]))})")
     job: dict[str, Any] = {"type": kind, "program": program}
     if kind == "python":
         job["code"], job["entry_point"] = tests.get("code"), tests.get("entry_point")

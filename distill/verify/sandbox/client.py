@@ -137,21 +137,26 @@ class Sandbox:
             self._ready.set_exception(error)
             return
         self._ready.set_result(None)
-        with contextlib.suppress(SandboxDied, OSError):
+        reason: BaseException = SandboxDied()
+        try:
             self._work()
+        except (SandboxDied, OSError):
+            pass
+        except BaseException as error:  # a refusal of the machine, or a fault of ours: told to all that wait
+            reason = error
         with self._closing:
             self.alive = False
         for server in (self.programs, *self.testers):
             server.stop()
         self._take_in()
-        for run in self._running:
-            run.close()
-        for future in [
-            *(run.future for run in self._running),
-            *(future for _, future in self._waiting),
-        ]:
+        waiting = [(run.future, run) for run in self._running] + [
+            (future, None) for _, future in self._waiting
+        ]
+        for future, run in waiting:
+            if run is not None:
+                run.close()
             if not future.done():
-                future.set_exception(SandboxDied())
+                future.set_exception(reason)
         for fd in (self.null, *self._bell):
             os.close(fd)
 
@@ -172,25 +177,31 @@ class Sandbox:
                 elif fd == self.programs.socket.fileno():
                     self._program_ended()
                 else:
-                    self._tests_ended(next(server for server in self.testers if server.socket.fileno() == fd))
+                    tester = next((one for one in self.testers if one.socket.fileno() == fd), None)
+                    if tester is not None:  # else it has been replaced since
+                        self._tests_ended(tester)
             self._stop_endless_tests()
             self._take_in()
             while self._waiting and len(self._running) < SLOTS:
-                self._begin(*self._waiting[0])  # it stays in the queue until nothing can lose it
+                job, future = self._waiting[0]  # it stays in the queue until nothing can lose it
+                if future.set_running_or_notify_cancel():
+                    self._begin(job, future)
                 self._waiting.popleft()
 
     def _begin(self, job: dict[str, Any], future: Future[Verdicted]) -> None:
         if job["type"] == "stdio":
             self._running.append(ScriptRun(self._next(), job, future, self.programs))
             return
-        tester = next((one for one in self.testers if one.run is None), None)
-        if tester is None:
-            tester = Tester(self.mode)
-            self.testers.append(tester)
-            self.events.register(tester.socket, select.POLLIN)
+        tester = next((one for one in self.testers if one.run is None), None) or self._new_tester()
         run = TestedRun(0, job, future, self.programs, tester)
         self._running.append(run)
         self._share(tester, run)
+
+    def _new_tester(self) -> Tester:
+        tester = Tester(self.mode)
+        self.testers.append(tester)
+        self.events.register(tester.socket, select.POLLIN)
+        return tester
 
     def _next(self) -> int:
         self._number += 1
@@ -203,16 +214,17 @@ class Sandbox:
             self._part(tester)
         self._assign(tester, run)
         if tester.shared is not None:
-            run.share(tester.shared, [])
+            with contextlib.suppress(BrokenPipeError):  # its end will be seen in the next round
+                run.share(tester.shared, [])
             return
         tester.shared, tester.memory_mb = self._next(), memory_mb
         here, there = socket.socketpair()
         with here, there:
             null = self.null
-            self.programs.order(
-                shared_process(tester.shared, memory_mb), [null, null, null, null, there.fileno()]
-            )
-            run.share(tester.shared, [here.fileno()])
+            order = shared_process(tester.shared, memory_mb)
+            self.programs.order(order, [null, null, null, null, there.fileno()])
+            with contextlib.suppress(BrokenPipeError):
+                run.share(tester.shared, [here.fileno()])
 
     def _assign(self, tester: Tester, run: TestedRun) -> None:
         tester.run, tester.until = run, time.monotonic() + wall_limit(run.job)
@@ -253,7 +265,8 @@ class Sandbox:
             self._share(tester, run)
         elif answer["outcome"] == "alone":
             self._assign(tester, run)
-            run.be_alone(self._next(), self.null)
+            with contextlib.suppress(BrokenPipeError):
+                run.be_alone(self._next(), self.null)
         else:
             run.tests_ended(answer)
             self._conclude(run)

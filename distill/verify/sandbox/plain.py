@@ -9,6 +9,7 @@ Standard library only: this runs in the sandbox's processes, which import nothin
 
 from __future__ import annotations
 
+import builtins
 import collections
 import decimal
 import fractions
@@ -19,7 +20,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-MOST_BYTES = 64 << 20  # of one message
+MOST_BYTES = 16 << 20  # of one message
 DEEPEST = 150  # lists in lists
 
 Message = dict[str, Any]
@@ -30,23 +31,68 @@ _ITERATORS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+_CONTAINERS = (
+    list, tuple, dict, set, frozenset, collections.deque, collections.Counter, collections.OrderedDict,
+    collections.defaultdict,
+)  # fmt: skip
+#: Of the module `datetime`, which is imported only where one of them comes by: how to write and to read them.
+_DATES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "date": (lambda value: value.isoformat(), lambda data: _datetime().date.fromisoformat(data)),
+    "time": (lambda value: value.isoformat(), lambda data: _datetime().time.fromisoformat(data)),
+    "datetime": (lambda value: value.isoformat(), lambda data: _datetime().datetime.fromisoformat(data)),
+    "timedelta": (
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda data: _datetime().timedelta(*map(int, data)),
+    ),
+}
+#: Built-in types that go over by their names.
+_TYPES = frozenset(
+    {
+        "int",
+        "float",
+        "complex",
+        "bool",
+        "str",
+        "bytes",
+        "bytearray",
+        "list",
+        "tuple",
+        "dict",
+        "set",
+        "frozenset",
+        "range",
+    }
+)
+
+
+def _datetime() -> Any:
+    import datetime
+
+    return datetime
+
+
 class NotPlain(Exception):
     """A value that cannot be handed over; the message says why."""
 
 
-def encode(value: Any, live: Callable[[Any], Message]) -> Any:
+def encode(
+    value: Any, live: Callable[[Any], Message], container: Callable[[Any], Message] | None = None
+) -> Any:
     """A value as JSON: lists as they are, every other container as an object with one key that names its type.
 
     Args:
         live: names a value that is no plain data to the other side.
+        container: the same for an instance of a subclass of a container; without it, that goes as what it holds.
 
     Raises:
         NotPlain: nested too deep, or ``live`` refuses.
     """
-    return _encoded(value, live, 0)
+    return _encoded(value, live, container, 0)
 
 
-def _encoded(value: Any, live: Callable[[Any], Message], depth: int) -> Any:
+def _encoded(
+    value: Any, live: Callable[[Any], Message], container: Callable[[Any], Message] | None, depth: int
+) -> Any:
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
@@ -58,10 +104,12 @@ def _encoded(value: Any, live: Callable[[Any], Message], depth: int) -> Any:
         raise NotPlain(f"a value nested more than {DEEPEST} levels deep")
 
     def items(values: Any) -> list[Any]:
-        return [_encoded(item, live, depth + 1) for item in values]
+        return [_encoded(item, live, container, depth + 1) for item in values]
 
     if kind is list:
         return items(value)
+    if container is not None and kind not in _CONTAINERS and isinstance(value, _CONTAINERS):
+        return container(value)
     if isinstance(value, tuple):
         return {"tuple": items(tuple.__iter__(value))}
     if isinstance(value, dict):
@@ -89,6 +137,10 @@ def _encoded(value: Any, live: Callable[[Any], Message], depth: int) -> Any:
         return {"range": items((value.start, value.stop, value.step))}
     if kind in (fractions.Fraction, decimal.Decimal):
         return {kind.__name__: str(value)}
+    if kind.__module__ == "datetime" and kind.__name__ in _DATES and getattr(value, "tzinfo", None) is None:
+        return {kind.__name__: _DATES[kind.__name__][0](value)}
+    if kind is type and value.__name__ in _TYPES and getattr(builtins, value.__name__) is value:
+        return {"type": value.__name__}
     return live(value)
 
 
@@ -135,7 +187,8 @@ _DECODERS: dict[str, Callable[[Any, Callable[[Message], Any]], Any]] = {
     "range": lambda data, live: range(*_decoded(list(data), live)),
     "Fraction": lambda data, live: fractions.Fraction(str(data)),
     "Decimal": lambda data, live: decimal.Decimal(str(data)),
-}
+    "type": lambda data, live: getattr(builtins, data) if data in _TYPES else live({}),
+} | {name: lambda data, live, read=read: read(data) for name, (_, read) in _DATES.items()}
 
 
 def is_iterator(value: Any) -> bool:

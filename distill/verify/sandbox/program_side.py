@@ -7,16 +7,20 @@ program's doing. Standard library only.
 from __future__ import annotations
 
 import ast
+import atexit
 import builtins
+import collections
 import contextlib
 import ctypes
 import gc
 import operator
 import os
+import re
 import resource
 import signal
 import sys
 import types
+import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,6 +47,7 @@ SHARED_MODULES = frozenset(
      "abc", "enum", "dataclasses", "numbers"}
 )  # fmt: skip
 
+_CHANGEABLE = (list, dict, set, bytearray, collections.deque, collections.OrderedDict, collections.Counter)
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "get": getattr, "set": setattr, "iter": iter, "next": next, "len": len, "str": str, "repr": repr,
     "hash": hash, "bool": bool, "isinstance": isinstance, "issubclass": issubclass,
@@ -50,7 +55,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "contains": operator.contains, "eq": operator.eq,
     "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
-    "floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow, "neg": operator.neg,
+    "floordiv": operator.floordiv, "mod": operator.mod, "matmul": operator.matmul, "pow": operator.pow,
+    "neg": operator.neg,
     "and": operator.and_, "or": operator.or_, "xor": operator.xor, "int": int, "float": float, "abs": abs,
     "radd": lambda right, left: left + right, "rsub": lambda right, left: left - right,
     "rmul": lambda right, left: left * right,
@@ -61,14 +67,20 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 #: What programs that share a process find as built in; the names that they may use are checked before, too.
 _FEW_BUILTINS = {name: getattr(builtins, name) for name in (*BUILTINS, "__import__")}
+_PLAIN_TYPES = {
+    int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, type(None), range,
+    collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque,
+}  # fmt: skip
+#: Caches of modules that programs may use: they would keep a program's objects, and show them to the next one.
+_FORGET = (re.purge, *getattr(typing, "_cleanups", ()))
 _ALONE = {"alone": True}  # the answer for a program that has to have a process of its own
 
 
 def run_main() -> NoReturn:
     """Run the program as a script; its exit code and its output are the result, its error goes to standard error."""
-    code = 1
+    code, names = 1, _module("__main__").__dict__
     try:
-        exec(compile(_source(), "<program>", "exec", dont_inherit=True), _module("__main__").__dict__)
+        exec(compile(_source(), "<program>", "exec", dont_inherit=True), names)
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
         code = 0
@@ -79,6 +91,9 @@ def run_main() -> NoReturn:
     except BaseException as error:
         _complain(error)
     try:
+        atexit._run_exitfuncs()
+        names.clear()  # closes, and so writes, files that a program has left open
+        gc.collect()
         sys.stdout.flush()
     except BaseException as error:
         _complain(error)
@@ -113,6 +128,8 @@ def serve_many() -> NoReturn:
         server.serve(order)
         del server, tree
         gc.collect()  # what the program left ends here, in its own time
+        for forget in _FORGET:
+            forget()
         signal.setitimer(signal.ITIMER_PROF, 0)
         fresh = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < WORN_KIB
         link.send({"ready": fresh})
@@ -156,11 +173,15 @@ class _Server:
                 return
             self.link.send(self.refusal or answer)
             message = self.link.receive()
+        self.done = True  # a function of the tests that is still held somewhere says nothing any more
 
     def type_of(self, value: Any) -> type:
-        """``type`` for programs that share a process; one that asks for a maker of classes is turned away."""
+        """``type`` for programs that share a process; one that asks for more than a plain type is turned away.
+
+        What other classes make can be a way out: some copy themselves by looking a name up.
+        """
         kind = type(value)
-        if issubclass(kind, type):
+        if kind not in _PLAIN_TYPES:
             self.refusal = _ALONE
             raise _Done
         return kind
@@ -173,16 +194,20 @@ class _Server:
             given = message["args"]
             arguments = [decode(argument, self.received) for argument in given]
             keywords = {name: decode(value, self.received) for name, value in message["kwargs"].items()}
+            if message["do"] == "plain":
+                return {"ok": encode(arguments[0], self.named)}
             if message["do"] == "call":
                 result = arguments[0](*arguments[1:], **keywords)
             else:
                 result = _OPERATIONS[message["do"]](*arguments)
-            told: Message = {"ok": encode(result, self.named)}
+            told: Message = {"ok": encode(result, self.named, self.named_container)}
+            sent = {str(number): value for number, value in enumerate(given)} | message["kwargs"]
+            had = {str(number): value for number, value in enumerate(arguments)} | keywords
             changed = {
-                str(number): after
-                for number, value in enumerate(arguments)
-                if type(value) in (list, dict, set, bytearray)
-                and (after := encode(value, self.named)) != given[number]
+                name: after
+                for name, value in had.items()
+                if type(value) in _CHANGEABLE
+                and (after := encode(value, self.named, self.named_container)) != sent[name]
             }
             return told | {"changed": changed} if changed else told
         except NotPlain as error:
@@ -201,7 +226,7 @@ class _Server:
         if home in SHARED_MODULES and getattr(value, "__qualname__", getattr(value, "_name", None)) == name:
             return {"shared": home}
         try:
-            return {"value": encode(value, self.named)}
+            return {"value": encode(value, self.named, self.named_container)}
         except NotPlain:
             return {"value": self.named(value)}
 
@@ -214,6 +239,10 @@ class _Server:
         if isinstance(value, type) and issubclass(value, BaseException):
             told |= {"exception": value.__name__, "bases": _builtin_bases(value)}
         return told
+
+    def named_container(self, value: Any) -> Message:
+        """The same for an instance of a subclass of a container: what it holds can be asked for."""
+        return self.named(value) | {"container": True}
 
     def received(self, data: Message) -> Any:
         """A live object of ours that the tests hand back, an iterator, or a function of theirs to call."""
@@ -229,7 +258,7 @@ class _Server:
             self.link.send(
                 {
                     "callback": number,
-                    "args": [encode(argument, self.named) for argument in arguments],
+                    "args": [encode(argument, self.named, self.named_container) for argument in arguments],
                     "kwargs": {name: encode(value, self.named) for name, value in keywords.items()},
                 }
             )

@@ -109,12 +109,12 @@ class TestedRun:
 
     def share(self, process: int, links: list[int]) -> None:
         """Try it in a shared process, with its link where that is new."""
-        self.process = process
+        self.process, self.program = process, None
         self.tests.order({"alone": False, "cpu": self.job["time_limit"]}, [self.text, *links])
 
     def be_alone(self, process: int, null: int) -> None:
         """Order a process for it alone."""
-        self.process, self.alone = process, True
+        self.process, self.alone, self.program = process, True, None
         source = _file("program", self.job["program"])
         here, there = socket.socketpair()
         with here, there:
@@ -155,6 +155,11 @@ class TestedRun:
             return "correct", ""
         if outcome == "bad_tests":
             return "bad_reference", f"the tests do not compile: {detail}"
+        if outcome == "empty":
+            return (
+                "bad_reference",
+                "the tests ask nothing of the program (is tests.entry_point missing?)",
+            )
         if outcome == "failed":
             return "wrong", detail
         late = program["late"] or (not self.alone and program["exit"] == TIME_IS_UP)

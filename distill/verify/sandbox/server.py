@@ -9,6 +9,7 @@ children inherit.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import fcntl
 import gc
@@ -250,6 +251,10 @@ def _cpu_seconds(pid: int) -> float:
         return 0.0  # it has just ended
 
 
+def _leave(code: object = None) -> NoReturn:
+    raise SystemExit(code)
+
+
 def main(mode: str, slots: int, folder: str) -> None:
     """Isolate, say ``ready`` or why not, and serve."""
     for name in PRELOADED:
@@ -270,10 +275,15 @@ def main(mode: str, slots: int, folder: str) -> None:
     except (OSError, AttributeError) as error:  # AttributeError: a C library without one of the calls
         server.tell({"refused": str(error)})
         return
+    # What `site` would have given programs, a command line that tells them nothing, and room for our own calls.
+    builtins.exit = builtins.quit = _leave  # type: ignore[assignment]
+    sys.argv[:] = ["program.py"]
+    sys.setrecursionlimit(sys.getrecursionlimit() + 10)
     # The standard streams anew, once: a child only puts other files under their numbers.
     for fd, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         stream = open(fd, "r" if fd == 0 else "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     gc.collect()
     gc.freeze()
     server.tell({"ready": mode} | walls)

@@ -2,9 +2,7 @@
 
 A call of a stand-in sends plain data over the link and builds the result anew from exact built-in types, so that
 equality, ``assert`` and every built-in function are ours. A program's own objects (instances of its classes,
-generators) stay with it and are here as `Live`: their methods and attributes are asked for over the link and give
-plain data again; one is equal to nothing but a live object of the same program, and only there is the program's own
-``==`` asked.
+generators) stay with it and are here as `live.Live`.
 
 What is shared with a program that runs in the tests' interpreter: arguments that it changes in place are changed
 here too; a function of the tests that is handed to it is called back. Standard library only.
@@ -14,16 +12,21 @@ from __future__ import annotations
 
 import ast
 import builtins
+import collections
 import functools
 import importlib
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from distill.verify.sandbox.defined import run_defined
+    from distill.verify.sandbox.live import Live, Unfit
     from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode, is_iterator
     from distill.verify.sandbox.program_side import SHARED_MODULES, SHOWN_CHARS, shown
     from distill.verify.sandbox.traceless import is_traceless, names_read, nodes_of
 else:
+    from defined import run_defined
+    from live import Live, Unfit
     from plain import Link, NotPlain, decode, encode, is_iterator
     from program_side import SHARED_MODULES, SHOWN_CHARS, shown
     from traceless import is_traceless, names_read, nodes_of
@@ -31,10 +34,6 @@ else:
 
 class ProgramEnded(BaseException):
     """The program is gone, or says what no program of ours says. No ``except Exception`` of the tests catches it."""
-
-
-class Unfit(BaseException):
-    """The tests hand the program what cannot leave them."""
 
 
 class Unloaded(BaseException):
@@ -70,8 +69,8 @@ def prepare(text: str) -> Tests:
 def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[str, str]:
     """Run tests over the names of the program behind the link; ``order`` goes there with the first question.
 
-    Returns: An outcome, "passed", "failed", "ended" (the program, before its tests), "alone" or "unfit" (see `Alone`,
-        `Unfit`), and its detail.
+    Returns: An outcome, "passed", "failed", "ended" (the program, before its tests), "empty" (they asked nothing of
+        it), "error", "alone" or "unfit" (see `Alone`, `Unfit`), and its detail.
     """
     program = _Program(link, order)
     try:
@@ -83,6 +82,8 @@ def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[st
         check = space.get("check")
         if entry and check is not None and check is not names.get("check"):  # HumanEval's form
             check(names[entry])
+        if not program.was_asked:
+            run_defined(space, names)
     except Alone:
         return "alone", ""
     except Unloaded as error:
@@ -90,10 +91,16 @@ def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[st
     except Unfit as error:
         return "unfit", str(error)
     except BaseException as error:
+        if isinstance(error, ImportError) and error is not program.raised:
+            return (
+                "error",
+                f"the tests cannot be run here: {shown(error)} (there is the standard library alone)",
+            )
         if not program.gone:
             return "failed", f"{_test_line(error, tests.text)}{shown(error)}"
-    # Whatever the tests caught: a program that is gone has passed none.
-    return ("ended", program.gone) if program.gone else ("passed", "")
+    if program.gone:  # whatever the tests caught: it has passed none
+        return "ended", program.gone
+    return ("passed", "") if program.was_asked else ("empty", "")
 
 
 class _Program:
@@ -102,6 +109,8 @@ class _Program:
     def __init__(self, link: Link, order: Message) -> None:
         self.link, self.order = link, order
         self.gone = ""  # why, once it is
+        self.was_asked = False  # whether the tests called anything of it, or have a value of its to look at
+        self.raised: BaseException | None = None  # its last exception
         self.callbacks: list[Any] = []
         self.live: dict[int, Any] = {}
 
@@ -138,6 +147,7 @@ class _Program:
                 found[name] = value
             else:
                 found[name] = self._received(about.get("value"))
+                self.was_asked |= not isinstance(found[name], Live | type)
         return found
 
     def _imported(self, name: str, about: Message) -> Any:
@@ -150,6 +160,7 @@ class _Program:
 
     def do(self, operation: str, *arguments: Any, **keywords: Any) -> Any:
         """Have the program's side do something; its result, or its exception."""
+        self.was_asked = True
         message = self._asked(
             {
                 "do": operation,
@@ -158,13 +169,16 @@ class _Program:
             }
         )
         if "raised" in message:
-            raise self._exception(message["raised"])
+            self.raised = self._exception(message["raised"])
+            raise self.raised
         if "unfit" in message:
             raise TypeError(f"the program returned {str(message['unfit'])[:SHOWN_CHARS]}")
         changed = message.get("changed")
         if isinstance(changed, dict):
             for number, data in changed.items():
-                if str(number).isdigit() and int(number) < len(arguments):
+                if number in keywords:
+                    _take_over(keywords[number], self._received(data))
+                elif str(number).isdigit() and int(number) < len(arguments):
                     _take_over(arguments[int(number)], self._received(data))
         return self._received(message.get("ok"))
 
@@ -246,7 +260,7 @@ class _Program:
             if "exception" in data:
                 self.live[number] = _exception_class(str(data["exception"]), data["bases"], number)
             else:
-                self.live[number] = Live(self, number, str(data.get("type", "")))
+                self.live[number] = Live(self, number, str(data.get("type", "")), "container" in data)
         return self.live[number]
 
     def _exception(self, told: Any) -> BaseException:
@@ -276,93 +290,16 @@ def _exception_class(name: str, bases: Any, number: int | None) -> type[BaseExce
 
 def _take_over(mine: Any, changed: Any) -> None:
     """Change an argument as the program changed its copy."""
-    if isinstance(mine, list | bytearray) and isinstance(changed, list | bytearray):
+    if type(mine) is not type(changed):
+        return  # an answer that no program of ours gives
+    if isinstance(mine, list | bytearray):
         mine[:] = changed
-    elif isinstance(mine, dict | set) and type(changed) in (dict, set):
+    elif isinstance(mine, dict | set):
         mine.clear()
         mine.update(changed)
-
-
-class Live:
-    """Something of the program's that is no plain data: a function, a class, an instance, a generator."""
-
-    def __init__(self, program: _Program, number: int, kind: str) -> None:
-        object.__setattr__(self, "_program", program)
-        object.__setattr__(self, "_number", number)
-        object.__setattr__(self, "_kind", kind)
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._program.do("call", self, *arguments, **keywords)
-
-    def __getattr__(self, name: str) -> Any:
-        return self._program.do("get", self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._program.do("set", self, name, value)
-
-    def __eq__(self, other: object) -> bool:
-        """The program's own equality is asked between two of its objects, and nowhere else."""
-        if self is other:
-            return True
-        return isinstance(other, Live) and self._program.do("eq", self, other) is True
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash(object.__getattribute__(self, "_number"))
-
-    def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, Live) and self._program.do("isinstance", instance, self) is True
-
-    def __bool__(self) -> bool:
-        return self._program.do("bool", self) is True
-
-    def __iter__(self) -> Any:
-        found = self._program.do("iter", self)
-        return _Iterator(found) if isinstance(found, Live) else iter(found)
-
-    def __next__(self) -> Any:
-        return self._program.do("next", self)
-
-    def __len__(self) -> int:
-        return int(self._program.do("len", self))
-
-    def __str__(self) -> str:
-        return str(self._program.do("str", self))
-
-    def __repr__(self) -> str:
-        return str(self._program.do("repr", self))
-
-    def __int__(self) -> int:
-        return int(self._program.do("int", self))
-
-    def __float__(self) -> float:
-        return float(self._program.do("float", self))
-
-
-def _forwarded(operation: str) -> Any:
-    def method(self: Live, *arguments: Any) -> Any:
-        return self._program.do(operation, self, *arguments)
-
-    return method
-
-
-for _operation in ("getitem", "setitem", "delitem", "contains", "lt", "le", "gt", "ge", "add", "sub", "mul",
-                   "truediv", "floordiv", "mod", "pow", "neg", "and", "or", "xor", "abs",
-                   "radd", "rsub", "rmul", "enter", "exit"):  # fmt: skip
-    setattr(Live, f"__{_operation}__", _forwarded(_operation))
-
-
-class _Iterator:
-    def __init__(self, live: Live) -> None:
-        self.live = live
-
-    def __iter__(self) -> _Iterator:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self.live)
+    elif isinstance(mine, collections.deque):
+        mine.clear()
+        mine.extend(changed)
 
 
 def _test_line(error: BaseException, code: str) -> str:

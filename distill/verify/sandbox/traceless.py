@@ -34,9 +34,10 @@ _SAFE_BUILTINS = (
     "ValueError ZeroDivisionError"
 )
 #: Built-in names that give no way to attributes by their text, to files, or to new classes. ``type`` may be called
-#: with one argument, and `program_side` sees to it that no maker of classes comes out.
+#: with one argument, and `program_side` sees to it that nothing but a plain type comes out.
 BUILTINS = frozenset(_SAFE_BUILTINS.split())
-_ALL_BUILTINS = frozenset(__builtins__ if isinstance(__builtins__, dict) else vars(__builtins__))
+_SITE = {"exit", "quit", "help", "copyright", "credits", "license"}  # there only where `site` was imported
+_ALL_BUILTINS = _SITE | set(__builtins__ if isinstance(__builtins__, dict) else vars(__builtins__))
 
 #: Modules, and the names in them that keep nothing between calls (`random` is seeded anew for each program).
 MODULES = {
@@ -59,8 +60,7 @@ MODULES = {
         "itemgetter le lshift lt mod mul ne neg not_ or_ pos pow rshift sub truediv truth xor",
         "string": "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits printable punctuation "
         "whitespace",
-        "re": "compile escape findall finditer fullmatch match search split sub subn A ASCII DOTALL I IGNORECASE "
-        "M MULTILINE S VERBOSE X",
+        "re": "compile escape findall finditer fullmatch match search split sub subn",
         "typing": "Any Callable Collection Counter DefaultDict Deque Dict FrozenSet Generator Hashable Iterable "
         "Iterator List Mapping MutableSequence NoReturn Optional OrderedDict Sequence Set Sized Text Tuple "
         "Type Union defaultdict",
@@ -92,6 +92,9 @@ ATTRIBUTES = frozenset().union(
 
 def is_traceless(nodes: list[ast.AST]) -> bool:
     """Whether code of these nodes can change nothing that outlives it, by the rule of this file."""
+    kinds = set(map(type, nodes))
+    if ast.Try in kinds and not kinds.isdisjoint(_YIELDS):
+        return False  # a generator that was left in the middle would run its `finally` when it is collected
     for node in nodes:
         kind = type(node)
         if kind not in _ALLOWED and not (kind in _MAY_STAND and _MAY_STAND[kind](node)):
@@ -120,6 +123,7 @@ def nodes_of(tree: ast.Module) -> list[ast.AST]:
     return found
 
 
+_YIELDS = {ast.Yield, ast.YieldFrom}
 _LEAVES = frozenset({ast.Name, ast.Constant, ast.Load, ast.Store})
 
 
