@@ -7,6 +7,7 @@ import os
 import random
 import re
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -139,6 +140,27 @@ def test_polynomial_expressions_are_equal_exactly_where_they_agree_everywhere(le
     if same is not None:
         texts = naive.latex_of(left), naive.latex_of(other)
         assert right(*texts) == same, texts
+
+
+@pytest.mark.parametrize(
+    "row", rows(CASES / "reviewed_pairs.jsonl"), ids=lambda row: f"{row['reference']}|{row['response']}"
+)
+def test_pairs_that_a_review_found_wrong(row):
+    assert right(row["reference"], row["response"]) == row["equal"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["5 " + "square " * 280 + "!", r"1 " + r"\AA " * 400 + "!", "5" + r"\text{cm} " * 180 + "!", "5 " + "apples " * 250 + "!",
+     "+".join(f"1/{p}^{{{190000 // p.bit_length()}}}" for p in (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73)),
+     "1" + r"\pm1" * 300, "1.5e9999", "9" * 1989 + ".5", "-101_2", "x+101_2", "0." + "3" * 1900 + "..."],
+    ids=range(11),
+)  # fmt: skip
+def test_what_once_took_seconds_or_failed(answer):
+    started = time.perf_counter()
+    assert same_answer("5", answer, not_now)[0] is Verdict.WRONG
+    assert same_answer("9" * 1990, answer, not_now)[0] is Verdict.WRONG
+    assert time.perf_counter() - started < 1.0
 
 
 # ---------------------------------------------------------------------------------------------- real pairs

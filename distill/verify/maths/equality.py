@@ -141,6 +141,13 @@ def _same_matrix(left: Answer, right: Answer) -> bool:
 
 def _solved(answer: Answer) -> Answer:
     """An inequality in one letter as its interval; ``x in S`` as S; alternatives joined; all else as it is."""
+    if isinstance(answer, Value) and answer.tree in _REALS:
+        return Several("(", ")", (_MINUS_INFINITY, _INFINITY))
+    if isinstance(answer, Words):
+        text = answer.text.lower()
+        if text in _ALL_REALS:
+            return Several("(", ")", (_MINUS_INFINITY, _INFINITY))
+        return Value(_EMPTY) if text in _NOTHING else answer
     if isinstance(answer, Relation):
         if answer.signs == ("in",):
             return _solved(answer.sides[1])
@@ -157,6 +164,17 @@ def _is_inequality(answer: Answer) -> bool:
     return isinstance(answer, Relation) and set(answer.signs) <= {"<", "<=", ">", ">="}
 
 
+_REALS = {("sym", "mathbb(R)"), ("sym", "mathbf(R)")}
+_EMPTY = ("sym", "emptyset")
+_ALL_REALS = {
+    "all real numbers",
+    "all reals",
+    "real numbers",
+    "reals",
+    "set of all real numbers",
+    "set of real numbers",
+}
+_NOTHING = {"no solution", "no solutions", "empty set", "no real solutions", "no real solution"}
 _INFINITY = Value(("sym", "infty"))
 _MINUS_INFINITY = Value(("neg", ("sym", "infty")))
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!="}
@@ -231,12 +249,31 @@ def _same_relation(left: Answer, right: Answer) -> bool:
         assert isinstance(relation, Relation)
         value = _stated(relation)
         return value is not None and same(value, other)
+    if left.label and right.label and left.label != right.label and left.label[0] == right.label[0] == "(":
+        right = _in_order(right, left.label)
     stated = _stated(left), _stated(right)
     if stated[0] is not None and stated[1] is not None and same(stated[0], stated[1]):
-        return left.label is not None or right.label is not None or same(left.sides[0], right.sides[0])
+        named = left.label is not None and right.label is not None
+        if named or same(left.sides[0], right.sides[0]):
+            return True
     if left.signs == right.signs == ("=",):
         return _same_equation(left, right)
-    return left.signs == right.signs and all(map(same, left.sides, right.sides))
+    turned = tuple(_TURNED.get(sign, sign) for sign in right.signs[::-1])
+    return (left.signs == right.signs and all(map(same, left.sides, right.sides))) or (
+        left.signs == turned and all(map(same, left.sides, right.sides[::-1]))
+    )
+
+
+def _in_order(relation: Relation, label: str) -> Relation:
+    """``(y, x) = (2, 3)`` in the order of ``(x, y)``, where it names the same letters."""
+    names, wanted = (
+        [name.strip() for name in text[1:-1].split(",")] for text in (relation.label or "", label)
+    )
+    values = relation.sides[-1]
+    if sorted(names) != sorted(wanted) or not isinstance(values, Several) or len(values.items) != len(names):
+        return relation
+    items = tuple(values.items[names.index(name)] for name in wanted)
+    return Relation((*relation.sides[:-1], Several(values.open, values.close, items)), relation.signs, label)
 
 
 def _stated(relation: Relation) -> Answer | None:
@@ -254,7 +291,7 @@ def _stated(relation: Relation) -> Answer | None:
     if relation.label is None and not _is_name(first):
         return None
     if isinstance(first, Value) and not values.letters(first.tree) and not _is_constant(last):
-        return None  # 7 = 11a + c
+        return first if len(relation.sides) == 2 and _is_letter(last) else None  # 2 = x, but not 7 = 11a + c
     return last
 
 
@@ -277,7 +314,7 @@ def _is_name(side: Answer) -> bool:
 
 
 def _same_equation(left: Relation, right: Relation) -> bool:
-    """Whether two equations have the same solutions: one is a multiple of the other, or both give one letter alike."""
+    """Whether two equations have the same solutions: one is a multiple of the other, or each solves the other."""
     if not all(isinstance(side, Value) for side in (*left.sides, *right.sides)):
         return False
     one, other = (
@@ -288,24 +325,56 @@ def _same_equation(left: Relation, right: Relation) -> bool:
     if not names:
         return False
     numbers = Numbers(precise=True)
-    for name in sorted(names):
-        roots = _root_in(one, name, names, numbers), _root_in(other, name, names, numbers)
-        if roots[0] is None or roots[1] is None:
+    points = [
+        {name: numbers.number(values.sample(name, point, kind)) for name in names}
+        for kind in ("positive", "signed", "far")
+        for point in (0, 1)
+    ]
+    return _is_multiple(one, other, points, numbers) or (
+        _solves(one, other, points, numbers) and _solves(other, one, points, numbers)
+    )
+
+
+def _is_multiple(one: Tree, other: Tree, points: list[dict[str, Any]], numbers: Numbers) -> bool:
+    ratios = []
+    for at in points:
+        try:
+            ratios.append(numbers.evaluate(one, at) / numbers.evaluate(other, at))
+        except (TooLarge, Undefined, ZeroDivisionError):
             continue
-        return close(roots[0], roots[1], 1e-15)
-    return False
+    return len(ratios) > 3 and ratios[0] != 0 and all(close(ratio, ratios[0], 1e-25) for ratio in ratios)
 
 
-def _root_in(tree: Tree, name: str, names: set[str], numbers: Numbers) -> Any | None:
-    """Where the tree, linear in this letter (or in its square), is zero when the others hold their sample values."""
-    at = {other: numbers.number(values.sample(other, 0, "positive")) for other in names}
+def _solves(one: Tree, other: Tree, points: list[dict[str, Any]], numbers: Numbers) -> bool:
+    """Whether what the first equation gives for each letter that it gives satisfies the second, at every point."""
+    tried = 0
+    for at in points:
+        for name in sorted(at):
+            for root in _roots_in(one, name, at, numbers):
+                try:
+                    left = numbers.evaluate(other, {**at, name: root})
+                except (TooLarge, Undefined):
+                    return False
+                if abs(left) > 1e-20 * (1 + abs(root)):
+                    return False
+                tried += 1
+    return tried > 1
+
+
+def _roots_in(tree: Tree, name: str, at: dict[str, Any], numbers: Numbers) -> list[Any]:
+    """Where the tree, linear in this letter or in its square, is zero when the others hold their values."""
     for power in (1, 2):
         try:
             tried = [numbers.m.mpf(x) ** (numbers.m.mpf(1) / power) for x in (1, 2, 5)]
             points = [numbers.evaluate(tree, {**at, name: value}) for value in tried]
         except (TooLarge, Undefined):
-            return None
+            return []
         slope = points[1] - points[0]
         if abs(slope) > 1e-20 and abs(points[2] - points[0] - 4 * slope) < 1e-25 * (1 + abs(points[2])):
-            return 1 - points[0] / slope
-    return None
+            root = 1 - points[0] / slope
+            if power == 1:
+                return [root]
+            return (
+                [sign * numbers.m.sqrt(root) for sign in (1, -1)] if root.imag == 0 and root.real >= 0 else []
+            )
+    return []

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from distill.verify.maths import values
 from distill.verify.maths.expressions import Tree
 from distill.verify.maths.values import Inexact, Numbers, TooLarge, Undefined
 
-CLOSE = 1e-7  # relative; how far a long decimal may lie from what it rounds
 SAME = 1e-28  # relative; what evaluation at DIGITS digits leaves between equals
 LONG_DECIMAL = 8  # significant digits from which a decimal may stand for an irrational number
 _POINTS = (0, 1, 2)
-_NATURAL_POINTS = tuple(range(40))
+_FAR_POINTS = tuple(range(6))
+_NATURAL_POINTS = tuple(range(43))
 _TRIES = 48
+_PRIMES = (2**61 - 1, 2**89 - 1, 2**107 - 1)
 
 
 class Undecided(ArithmeticError):
@@ -44,9 +46,13 @@ def same_value(left: Tree, right: Tree) -> bool:
 def _same_based(left: Tree, right: Tree) -> bool:
     """Numerals with a base: the same digits in the same base, or in none."""
     if left[0] == right[0]:
-        return bool(left[1].lstrip("0") == right[1].lstrip("0") and left[2] == right[2])
+        return bool(left[1].lstrip("0") == right[1].lstrip("0") and left[2] == right[2]) or same_tree(
+            left, right
+        )
     based, plain = (left, right) if left[0] == "based" else (right, left)
-    return bool(plain[0] == "num" and plain[2] == 0 and str(plain[1]) == based[1].lstrip("0"))
+    if plain[0] != "num":
+        return same_tree(left, right)
+    return bool(plain[2] == 0 and str(plain[1]) == based[1].lstrip("0"))
 
 
 def same_tree(left: Tree, right: Tree) -> bool:
@@ -77,20 +83,22 @@ def _same_constant(left: Tree, right: Tree) -> bool:
     except TooLarge:
         return _same_huge(left, right)
     else:
-        if exactly[0] == exactly[1]:
-            return True
-        return _is_long_decimal(left, right) and close(*exactly, CLOSE)
+        return exactly[0] == exactly[1] or _is_rounded(left, right, *exactly)
     roughly = _pair(left, right, {}, Numbers(precise=False))
     if roughly is not None and not close(*roughly, 1e-6):
         return False
     precisely = _pair(left, right, {}, Numbers(precise=True))
     if precisely is None:
         return False
-    return close(*precisely, CLOSE if _is_long_decimal(left, right) else SAME)
+    return close(*precisely, SAME) or _is_rounded(left, right, *precisely)
 
 
 def _same_huge(left: Tree, right: Tree) -> bool:
-    """Numbers too long to write out: by their leading digits, or not at all."""
+    """Numbers too long to write out: by what remains of them modulo large primes, else by their leading digits."""
+    try:
+        return all(values.residue(left, prime) == values.residue(right, prime) for prime in _PRIMES)
+    except (Inexact, TooLarge):
+        pass
     numbers = Numbers(precise=True)
     found = []
     for tree in (left, right):
@@ -104,13 +112,31 @@ def _same_huge(left: Tree, right: Tree) -> bool:
         if found[0] is found[1]:
             raise Undecided("both numbers are too large to work out")
         return False
-    return close(found[0], found[1], SAME)
+    if close(found[0], found[1], SAME):
+        raise Undecided("both numbers are too large to write out, and begin with the same digits")
+    return False
 
 
-def _is_long_decimal(left: Tree, right: Tree) -> bool:
-    """Whether one side is a decimal long enough to stand for a number that it only rounds, and the other is none."""
-    decimal = [_decimals(tree) for tree in (left, right)]
-    return max(decimal) >= LONG_DECIMAL and min(decimal) == 0
+def _is_rounded(left: Tree, right: Tree, one: Any, other: Any) -> bool:
+    """Whether one side is a long decimal that rounds (or cuts) the other, a number that no decimal writes out."""
+    digits = [_decimals(tree) for tree in (left, right)]
+    if max(digits) < LONG_DECIMAL or min(digits) > 0:
+        return False
+    decimal, value = (left, other) if digits[0] else (right, one)
+    if isinstance(value, Fraction) and _ends(value.denominator):
+        return False
+    step = Fraction(1, 10 ** (decimal[1][2] if decimal[0] == "neg" else decimal[2]))
+    return bool(
+        abs(one - other) <= (step if isinstance(value, Fraction) else Numbers(precise=True).number(step))
+    )
+
+
+def _ends(denominator: int) -> bool:
+    """Whether fractions with this denominator end as decimals."""
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return denominator == 1
 
 
 def _decimals(tree: Tree) -> int:
@@ -143,7 +169,7 @@ def _same_function(left: Tree, right: Tree) -> bool:
     kind, points = ("natural", _NATURAL_POINTS) if discrete else ("positive", _POINTS)
     for precise in (False, True):
         numbers, compared = Numbers(precise), 0
-        for point in range(_TRIES):
+        for point in range(_TRIES if kind == "positive" else len(points)):
             pair = _pair(left, right, _at(names, point, kind, numbers), numbers)
             if pair is None:
                 continue
@@ -154,7 +180,7 @@ def _same_function(left: Tree, right: Tree) -> bool:
                 break
         if precise and not compared:
             return _nowhere_defined(left, right, names, kind, numbers)
-    return discrete or _same_where_negative(left, right, names)
+    return discrete or _same_elsewhere(left, right, names)
 
 
 def _nowhere_defined(left: Tree, right: Tree, names: list[str], kind: str, numbers: Numbers) -> bool:
@@ -166,22 +192,25 @@ def _nowhere_defined(left: Tree, right: Tree, names: list[str], kind: str, numbe
     raise Undecided("neither side has a value at any point that was tried")
 
 
-def _same_where_negative(left: Tree, right: Tree, names: list[str]) -> bool:
-    """Letters of any sign: there ``|x|`` is not x. A point that needs a choice of branch says nothing."""
+def _same_elsewhere(left: Tree, right: Tree, names: list[str]) -> bool:
+    """Letters of any sign and size: there ``|x - 3|`` is not 3 - x. A point with a choice of branch says nothing."""
     numbers = Numbers(precise=True)
-    for point in _POINTS:
-        at = _at(names, point, "signed", numbers)
-        found = []
-        for tree in (left, right):
-            try:
-                found.append(numbers.evaluate(tree, at))
-            except (TooLarge, Undefined):
-                break
-            if numbers.left_reals:
-                break
-        if len(found) == 2 and not close(found[0], found[1], SAME):
-            return False
+    for kind, points in (("signed", _POINTS), ("far", _FAR_POINTS)):
+        for point in points:
+            at = _at(names, point, kind, numbers)
+            found = [_real_value(tree, at, numbers) for tree in (left, right)]
+            if None not in found and not close(found[0], found[1], SAME):
+                return False
     return True
+
+
+def _real_value(tree: Tree, at: dict[str, Any], numbers: Numbers) -> Any | None:
+    """The value at a point; None where there is none, or where it rests on a choice of branch."""
+    try:
+        value = numbers.evaluate(tree, at)
+    except (TooLarge, Undefined):
+        return None
+    return None if numbers.left_reals else value
 
 
 def _at(names: Sequence[str], point: int, kind: str, numbers: Numbers) -> dict[str, Any]:

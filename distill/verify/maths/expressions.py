@@ -381,8 +381,8 @@ class _Parser:
 def number(text: str) -> Tree:
     """A numeral as an exact fraction, with the count of its decimals."""
     plain = text.replace(",", "").rstrip(".")
-    mantissa = plain.lower().partition("e")[0]
-    return ("num", Fraction(plain), len(mantissa.partition(".")[2]))
+    mantissa, _, exponent = plain.lower().partition("e")
+    return ("num", Fraction(plain), max(0, len(mantissa.partition(".")[2]) - int(exponent or 0)))
 
 
 def _primed(tree: Tree) -> Tree:

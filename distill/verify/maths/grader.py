@@ -25,6 +25,7 @@ Ask = Callable[[str, str], Found]
 
 _RIGHT: Found = (Verdict.CORRECT, "")
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
+_WORD = re.compile(r"(?:\\text\s*\{\s*)?([A-Z]{3,}|[A-Z][a-z]{2,}|[Yy]es|[Nn]o|YES|NO|[a-z]{3,})\s*\}?")
 _CHOSEN = re.compile(r"\(([A-Z])\)|([A-Z])(?:[.):]|\s|$)")
 _MATHEMATICAL = re.compile(r"[\d\\^_=+]")
 
@@ -55,6 +56,7 @@ def matches(
     wanted = [one for one in reference.get("any", reference.get("all", [])) if one.strip()]
     if len(reference) != 1 or not wanted:
         return Verdict.BAD_REFERENCE, "the reference is not a text, {any: [texts]} or {all: [texts]}"
+    ask = _until_a_timeout(ask)
     if "any" in reference or len(wanted) == 1:
         return _best(same_answer(one, extracted, ask) for one in wanted)
     given = split_list(tidy(extracted[:ANSWER_CHARS]))
@@ -72,6 +74,21 @@ def matches(
     return _RIGHT
 
 
+def _until_a_timeout(ask: Ask) -> Ask:
+    """Ask until a question took too long: one check costs one time limit."""
+    late: list[Found] = []
+
+    def asked(reference: str, answer: str) -> Found:
+        if late:
+            return late[0]
+        found = ask(reference, answer)
+        if found[0] is Verdict.TIMEOUT:
+            late.append(found)
+        return found
+
+    return asked
+
+
 def same_answer(reference: str, answer: str, ask: Ask = external.compare) -> Found:
     """Whether an answer equals a reference, with the reason where it does not; see `matches`."""
     if len(answer) > ANSWER_CHARS:
@@ -81,8 +98,14 @@ def same_answer(reference: str, answer: str, ask: Ask = external.compare) -> Fou
     ours, theirs = tidy(reference), tidy(answer)
     if not ours:
         return Verdict.BAD_REFERENCE, "the reference is empty"
-    if squeezed(ours) == squeezed(theirs):
+    if _as_one(ours) == _as_one(theirs):
         return _RIGHT
+    word, other = _WORD.fullmatch(ours), _WORD.fullmatch(theirs)
+    if word and other:
+        if word[1].lower() == other[1].lower():
+            return _RIGHT
+        if word[1].isupper() and other[1].isupper():  # HHT: capitals in a row are no product
+            return Verdict.WRONG, "another answer"
     if letter := _LETTER.fullmatch(ours):  # a choice among a question's options, with or without its text
         chosen = _CHOSEN.match(theirs)
         if chosen is not None and letter[1] == (chosen[1] or chosen[2]):
@@ -99,9 +122,21 @@ def same_answer(reference: str, answer: str, ask: Ask = external.compare) -> Fou
             return Verdict.WRONG, f"not read as an answer: {error}"
     except Undecided as error:
         return Verdict.ERROR, str(error)
+    except (RecursionError, OverflowError, ValueError) as error:
+        # Nothing that a model writes may buy it an ERROR, which is not counted as wrong.
+        return Verdict.WRONG, f"not read as an answer: {type(error).__name__}"
     if not _MATHEMATICAL.search(theirs) or not _MATHEMATICAL.search(ours):
         return Verdict.WRONG, "another answer"
     return ask(ours, theirs)
+
+
+_THOUSANDS = re.compile(r"(?<![\d.,/] )(?<![\d.,/])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")  # 1 000
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
+
+
+def _as_one(text: str) -> str:
+    """Without blanks, but for those that part two numbers: 3 1/2 is not 31/2."""
+    return squeezed(_BETWEEN_DIGITS.sub("\x00", _THOUSANDS.sub(lambda found: squeezed(found[0]), text)))
 
 
 def _readings(text: str) -> Sequence[Answer]:

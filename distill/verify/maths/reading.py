@@ -17,7 +17,7 @@ from distill.verify.maths.expressions import Tree, parse
 from distill.verify.maths.spelling import squeezed, words
 from distill.verify.maths.symbols import FUNCTIONS
 from distill.verify.maths.tokens import NotRead, tokenise
-from distill.verify.maths.units import split_unit
+from distill.verify.maths.units import split_noun, split_unit, times
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ _SIGNS = {
     r"\gt": ">", r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=",
 }  # fmt: skip
 _TIGHT = re.compile(r"/\s*(?:\d+|[a-zA-Z]|\\[a-zA-Z]+)\s*[a-zA-Z\\(]")
+_IF = re.compile(r"^(?:\\text\w*\s*\{\s*(?:if|for|when|where)\s*\}|\\?(?:if|for|when)\b)\s*")
 _MATRIX = re.compile(
     r"\\begin\s*\{([a-zA-Z]?matrix|array|cases|smallmatrix)\}"
     r"(?:\s*\{[lcr|\s]{1,40}\})?"  # the columns of an array
@@ -215,10 +216,21 @@ class _Reader:
     def _matrix(self, kind: str, inside: str, depth: int) -> Answer:
         rows = [row for row in _split(inside, _ROWS)[0] if row.strip()]
         texts = [[cell for cell in _split(row, _CELLS)[0] if cell.strip()] for row in rows]
-        cells = [[self.answer(cell, depth + 1) for cell in row] for row in texts]
         if kind == "cases":
-            return Several("", "", tuple(row[0] for row in cells if row))
+            return Several("", "", tuple(self._case(row, depth) for row in texts if row))
+        cells = [[self.answer(cell, depth + 1) for cell in row] for row in texts]
         return Matrix(tuple(map(tuple, cells)))
+
+    def _case(self, cells: list[str], depth: int) -> Answer:
+        """A line of a definition by cases: its value, with the condition where one stands."""
+        value = self.answer(cells[0].strip().rstrip(","), depth + 1)
+        if len(cells) == 1:
+            return value
+        condition = _IF.sub("", " ".join(cells[1:]).strip())
+        try:
+            return Several("(", ")", (value, self.answer(condition, depth + 1)))
+        except NotRead:
+            return Several("(", ")", (value, Words(words(condition))))
 
     def _ratio(self, parts: list[str]) -> Answer:
         trees = [self._tree(part) for part in parts]
@@ -234,7 +246,12 @@ class _Reader:
         if _is_prose(text):
             return Words(words(text))
         value, unit = split_unit(text)
+        value = split_noun(value) or value
+        if factor := _behind(text):
+            value, unit = factor[0], None
         tree = self._tree(value)
+        if factor:
+            tree = ("mul", tree, ("num", factor[1], 0))
         for sign in ("pm", "mp"):
             if _has(tree, sign):
                 return Several("", "", (Value(_signed(tree, "add"), unit), Value(_signed(tree, "neg"), unit)))
@@ -244,12 +261,27 @@ class _Reader:
         return parse(tokenise(text, thousands=self.thousands), tight=self.tight)
 
 
+_COUNTED = re.compile(
+    r"(.*[\d)}])\s*(?:\\(?:text|mathrm|mbox|textbf)\s*\{\s*([a-z]+)\s*\}|\s([a-z]+))", re.DOTALL
+)
+
+
+def _behind(text: str) -> tuple[str, Fraction] | None:
+    """The number before a counting word ("5 million"), and what the word multiplies it by."""
+    found = _COUNTED.fullmatch(text)
+    factor = times(found[2] or found[3]) if found else None
+    return (found[1], factor) if found and factor else None
+
+
 def _is_prose(text: str) -> bool:
     bare = words(text)
     if not text.strip() or not _PROSE.fullmatch(bare) or _has_maths(text):
         return False
     names = bare.split()
-    if any(name in FUNCTIONS or name in ("pi", "infty") for name in names) and len(names) <= 2:
+    if (
+        any(name in FUNCTIONS or name in ("pi", "infty", "infinity", "inf") for name in names)
+        and len(names) <= 2
+    ):
         return False
     letters = sum(map(len, names))
     written = squeezed(text)

@@ -41,13 +41,41 @@ _MODULES = re.compile(r"\b(?:np|numpy|math|sp|sympy)\.(?=[a-z])")  # copied from
 _NEGATED = re.compile(r"\\not\s*(=|\\in(?![a-z]))")
 
 
+# \\color{red}{5}, {\\color{red} 5}
+_COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+_WRAPPERS = (re.compile(r"\*\*(.*)\*\*", re.DOTALL), re.compile(r'"([^"]*)"'), re.compile(r"`([^`]*)`"))
+# 0.1\\overline{6}, 0.\\bar{3}, 0.\\dot{3}
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*(?:\{\s*(\d{1,20})\s*\}|(\d))(?!\d)"
+)
+# 0.333..., 0.1666\\ldots: three times the same digit, or twice the same digits
+_GOING_ON = re.compile(
+    r"(?<![\d.])(\d{0,20})\.(\d{0,20}?)(?:(\d)\3{2,}|(\d{2,12}?)\4{1,})\s*(?:\.\.\.|\\[lc]?dots)(?!\s*[\d,])"
+)
+_EMPTY_SET = re.compile(r"\\varnothing(?![a-zA-Z])|\\\{\s*\\\}")
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    """A repeating decimal as the fraction that it is."""
+    whole, before, *rest = (part or "" for part in found.groups())
+    period = "".join(rest)
+    below = 10 ** len(before) * (10 ** len(period) - 1)
+    above = int(f"{whole}{before}{period}") - int(f"{whole}{before}" or 0)
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
 def tidy(answer: str) -> str:
     """The answer without its typesetting: maths delimiters, unicode, spaces, sizes and currency signs."""
     text = answer.strip()
+    for wrapper in _WRAPPERS:
+        if found := wrapper.fullmatch(text):
+            text = found[1].strip()
     if "\\\\" in text and not _ENVIRONMENT.search(text):
         text = _DOUBLED.sub(r"\\", text)
     text = text.replace("\\(", " ").replace("\\)", " ").replace("\\[", " ").replace("\\]", " ")
     text = _CURRENCY.sub(" ", text).replace("$", " ")
+    if "color" in text:
+        text = _COLOUR.sub(" ", text)
     if not text.isascii():
         text = _RAISED_RUN.sub(lambda run: "^{" + "".join(_RAISED[c] for c in run[0]) + "}", text)
         text = _LOWERED_RUN.sub(lambda run: "_{" + "".join(_LOWERED[c] for c in run[0]) + "}", text)
@@ -60,9 +88,12 @@ def tidy(answer: str) -> str:
         text = _NEGATED.sub(lambda found: r"\ne " if found[1] == "=" else r"\notin ", text)
         text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")
         text = _LAYOUT.sub(lambda found: found["row"] or " ", text)
+        text = _REPEATING.sub(_as_fraction, text)
+        text = _EMPTY_SET.sub(r"\\emptyset ", text)
         if not _ENVIRONMENT.search(text):
             text = _STRAY_ESCAPE.sub("", text)
-    return text.strip().rstrip(".").rstrip()
+    text = _GOING_ON.sub(_as_fraction, text)
+    return text.strip().removesuffix("\\\\").rstrip().rstrip(".").rstrip()
 
 
 _COMMAND = re.compile(r"\\([a-zA-Z]{3,})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
@@ -56,7 +58,14 @@ GREEK = _word_set(
     """
 )
 #: Commands that stand for a number of their own, not for a letter.
-CONSTANTS = {"pi": "pi", "infty": "infty", "infinity": "infty", "Pi": "Pi"}
+CONSTANTS = {
+    "pi": "pi",
+    "infty": "infty",
+    "infinity": "infty",
+    "inf": "infty",
+    "emptyset": "emptyset",
+    "Pi": "Pi",
+}
 ACCENTS = _word_set(
     """
     dot ddot hat widehat bar overline vec overrightarrow tilde underline widetilde mathcal mathbb mathscr
@@ -109,8 +118,28 @@ UNITS = {
     "mph": "", "kmh": "kph", "km/h": "", "m/s": "",
     "erg": "ergs", "j": "joules joule", "kj": "kJ kilojoules", "kj/mol": "", "mol": "mole moles",
     "ev": "eV", "kev": "keV", "mev": "MeV",
+    "nm": "nanometers nanometer", "um": "micrometers", "us": "microseconds", "ns": "nanoseconds", "ms": "milliseconds",
+    "mv": "millivolts", "v": "volts volt", "kv": "kilovolts", "ma": "milliamperes", "amp": "amperes amps", "w": "watts watt",
+    "kw": "kilowatts", "mw": "", "khz": "kilohertz", "mhz": "megahertz", "ghz": "gigahertz", "pa": "pascals", "kpa": "", "mpa": "",
+    "n": "newtons newton", "kn": "kilonewtons", "gev": "", "quart": "quarts", "pint": "pints", "cup": "cups",
+    "am": "a.m.", "pm": "p.m.", "north": "", "south": "", "east": "", "west": "",
     "unit": "units", "sq unit": "sq units", "point": "points", "way": "ways",
     "person": "people students children persons",
+}  # fmt: skip
+
+#: Words that make a text behind a number more than a unit: another answer, or none.
+NO_UNITS = _word_set(
+    """
+    and or not is are was be wrong right correct more less fewer about around nearly maybe perhaps if because but
+    than plus minus times over divided squared cubed
+    """
+)
+#: Counting words behind a number, and what they multiply it by.
+COUNTING = {
+    "hundred": Fraction(100), "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9),
+    "trillion": Fraction(10**12), "dozen": Fraction(12), "dozens": Fraction(12), "half": Fraction(1, 2),
+    "halves": Fraction(1, 2), "thirds": Fraction(1, 3), "fourths": Fraction(1, 4), "fifths": Fraction(1, 5),
+    "sixths": Fraction(1, 6), "eighths": Fraction(1, 8), "ninths": Fraction(1, 9), "tenths": Fraction(1, 10),
 }  # fmt: skip
 
 #: Words that count the question's own things: they never contradict one another.

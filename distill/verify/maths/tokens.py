@@ -36,7 +36,7 @@ _PLAIN_NUMBER = (
     r"|\.\d+(?:[eE][+-]?\d{1,4}(?!\d))?"  # .5
 )
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|" + _PLAIN_NUMBER  # 1,234.5 before all others
-_WORDS = "|".join(sorted((*FUNCTIONS, "pi", "infty", "infinity"), key=len, reverse=True))
+_WORDS = "|".join(sorted((*FUNCTIONS, "pi", "infty", "infinity", "inf"), key=len, reverse=True))
 _TOKEN = (
     r"(?P<blank>\s+)|(?P<number>{number})|\\(?P<command>[a-zA-Z]+)|\\(?P<escaped>.)|(?P<word>(?:{words}))"
     r"|(?P<letter>[^\W\d_])|(?P<mark><=|>=|!=|\*\*|.)"

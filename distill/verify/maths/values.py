@@ -128,9 +128,29 @@ def _exact_product(tree: Tree) -> Fraction:
     return product
 
 
+def _exact_sum(tree: Tree) -> Fraction:
+    total = Fraction(0)
+    for term in tree[1:]:
+        total += exact(term)
+        if max(total.numerator.bit_length(), total.denominator.bit_length()) > MOST_BITS:
+            raise TooLarge("a sum")
+    return total
+
+
+def _exact_numeral(tree: Tree) -> Fraction:
+    """A numeral in a base that is named by a number."""
+    if not tree[2].isdigit() or not 2 <= int(tree[2]) <= 36:
+        raise Inexact("a base in words")
+    try:
+        return Fraction(int(tree[1], int(tree[2])))
+    except ValueError:
+        raise Undefined("a digit beyond its base") from None
+
+
 _EXACT: dict[str, Callable[[Tree], Fraction]] = {
     "num": lambda tree: tree[1],
-    "add": lambda tree: sum(map(exact, tree[1:]), Fraction(0)),
+    "add": _exact_sum,
+    "based": _exact_numeral,
     "neg": lambda tree: -exact(tree[1]),
     "mul": _exact_product,
     "over": _exact_quotient,
@@ -144,9 +164,32 @@ _EXACT: dict[str, Callable[[Tree], Fraction]] = {
 }
 
 
+def residue(tree: Tree, prime: int) -> int:
+    """What remains of a whole number, however large, modulo a prime.
+
+    Raises:
+        Inexact: it is not made of whole numbers by sums, products and natural powers.
+    """
+    operation = tree[0]
+    if operation == "num" and tree[1].denominator == 1:
+        return int(tree[1]) % prime
+    if operation == "neg":
+        return -residue(tree[1], prime) % prime
+    if operation == "add":
+        return sum(residue(term, prime) for term in tree[1:]) % prime
+    if operation == "mul":
+        return math.prod(residue(factor, prime) for factor in tree[1:]) % prime
+    if operation == "pow":
+        exponent = exact(tree[2])
+        if exponent.denominator == 1 and exponent >= 0:
+            return pow(residue(tree[1], prime), int(exponent), prime)
+    raise Inexact(operation)
+
+
 # ---------------------------------------------------------------------------------------------- letters
 
-_CONSTANTS = frozenset({"pi", "e", "i", "infty"})
+_CONSTANTS = frozenset({"pi", "e", "i", "infty", "emptyset"})
+_REAL_LETTERS = frozenset("xyztuvw")
 _DISCRETE = frozenset({"fact", "binom"})
 
 
@@ -165,9 +208,12 @@ def nodes(tree: Tree) -> Iterator[Tree]:
 
 
 def is_discrete(tree: Tree) -> bool:
-    """Whether its letters must be whole numbers: it counts, rounds, or alternates in sign."""
+    """Whether its letters must be whole numbers: it counts, rounds (where no letter is one of real numbers), or
+    alternates in sign."""
     for node in nodes(tree):
-        if node[0] in _DISCRETE or (node[0] == "fn" and node[1] in ("floor", "ceil", "gcd", "lcm")):
+        if node[0] in _DISCRETE or (node[0] == "fn" and node[1] in ("gcd", "lcm")):
+            return True
+        if node[0] == "fn" and node[1] in ("floor", "ceil") and not letters(tree) & _REAL_LETTERS:
             return True
         if node[0] == "pow" and node[1] == ("neg", ("num", Fraction(1), 0)) and letters(node[2]):
             return True
@@ -176,20 +222,25 @@ def is_discrete(tree: Tree) -> bool:
 
 _STEPS = (1, 3, 7, 9, 11, 13, 17)  # prime to _NATURALS, so that each letter meets every one of them
 _NATURALS = 40
+_LARGE_NATURALS = (60, 111, 250)
 
 
 @lru_cache(maxsize=4096)
 def sample(name: str, point: int, kind: str) -> Fraction:
     """A letter's value at a sample point, the same in every expression.
 
-    ``kind``: "positive", "signed" (all negative at point 0, else of any sign) or "natural" (each of 2 to 41 in some
-    order, as the point goes up).
+    ``kind``: "positive", "signed" (all negative at point 0, else of any sign), "far" (of any sign, from about 3 on, the
+    further the higher the point) or "natural" (each of 2 to 41 in some order as the point goes up, then larger ones).
     """
     digest = hashlib.sha256(name.encode() if kind == "natural" else f"{name}/{point}".encode()).digest()
     word = int.from_bytes(digest[:4], "big")
+    if kind == "natural" and point >= _NATURALS:
+        return Fraction(_LARGE_NATURALS[point - _NATURALS] + word % 5)
     if kind == "natural":
         return Fraction(2 + (word + point * _STEPS[digest[4] % len(_STEPS)]) % _NATURALS)
     value = Fraction(3 + word % 9973, 4001 + digest[5])  # from nearly 0 to about 2.5
+    if kind == "far":
+        return (3 + value) * 7 ** (point // 2) * (-1 if (point + digest[4]) % 2 else 1)
     return -value if kind == "signed" and (point == 0 or digest[4] % 2) else value
 
 
@@ -248,6 +299,11 @@ class Numbers:
         operation = tree[0]
         if operation == "num":
             return self.number(tree[1])
+        if operation == "based":
+            try:
+                return self.number(_exact_numeral(tree))
+            except Inexact:
+                raise Undefined("a base in words") from None
         if operation == "sym":
             return self._symbol(tree[1], at)
         if operation == "add":
@@ -384,7 +440,7 @@ def _imaginary(value: Any) -> Any:
 
 
 _NUMERIC: dict[str, Callable[..., Any]] = {
-    "neg": lambda numbers, inner: -inner,
+    "neg": lambda numbers, inner: 0 - inner,  # -(1+0j) has an imaginary part of -0, which is another branch
     "over": lambda numbers, inner: 1 / inner,
     "pow": Numbers.power,
     "root": Numbers.root,
