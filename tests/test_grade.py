@@ -177,6 +177,20 @@ def test_an_interrupted_run_leaves_whole_lines_and_goes_on(tmp_path, capsys):
     assert "8,000 rows: 8,000 correct" in capsys.readouterr().err
 
 
+def test_ctrl_c_does_not_wait_for_what_math_verify_has_still_to_do(tmp_path):
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    slow = {"kind": "math", "reference": "5", "response": r"\boxed{\prod_{k=1}^{1000000} (k+\sqrt{k})}"}
+    quick = {"kind": "math", "reference": "5", "response": r"\boxed{5}"}
+    file.write_text("\n".join(json.dumps({"id": n} | (slow if n else quick)) for n in range(40)))
+    command = [sys.executable, "-m", "distill.cli", "grade", str(file), "--out", str(out)]
+    process = subprocess.Popen(command, cwd=CASES.parents[1], stderr=subprocess.PIPE)
+    while not out.exists():
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+
+
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

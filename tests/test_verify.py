@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from distill.records import FinishReason, Problem, Verdict
 from distill.verify import Response, check, check_many
+from distill.verify.choice import extract_choice
 from distill.verify.marks import find_boxes
 from distill.verify.maths.extraction import extract_answer
 from distill.verify.maths.reading import split_list
@@ -35,6 +36,19 @@ def code(tests: dict | None) -> Problem:
 
 def rows(name: str) -> list[dict]:
     return [json.loads(line) for line in (DATA / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        json.loads(line)
+        for line in (Path(__file__).parent / "cases" / "reviewed_extractions.jsonl").read_text().splitlines()
+    ],
+    ids=lambda row: row["text"][:60],
+)
+def test_texts_of_which_a_review_saw_the_wrong_part_taken(row):
+    extract = extract_answer if row["kind"] == "math" else extract_choice
+    assert extract(row["text"]) == row["extracted"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case['source'][:40]}" for n, case in enumerate(CASES)])

@@ -12,17 +12,22 @@ SHORT = 200  # characters; an answer no longer than this may be the option itsel
 # that goes on with the sentence is the article), the nouns that announce it, and what stands between them.
 _WRAPPER = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s{0,3}\{\s{0,3}|\\\(|[(\[*_$\"'\u201c`]){0,6}"
 _GOES_ON = r"\s{1,9}(?!because|since|as|which|and|with|is|for|due|by)[a-z]"
-_LETTER = f"{_WRAPPER}(?:A(?!{_GOES_ON})|[B-Z])" + r"(?![A-Za-z'\u2019])"
+_LETTER = f"{_WRAPPER}(?:[AI](?!{_GOES_ON})|[B-HJ-Z])" + r"(?![A-Za-z'\u2019])"
 _NOUN = r"(?:answer|choice|option|solution|letter|response|\u7b54\u6848|\u9009\u9879)"
 _IS = r"(?:\s{1,9}(?:is|are|would be|must be|should be)|\s{0,9}[:=]|\u662f|\u4e3a|\uff1a)"
-_GAP = r"[\s:*_]{0,9}"
+_ADVERB = r"(?:clearly|thus|therefore|probably|likely|definitely|simply|hence)"
+_GAP = rf"[\s:*_]{{0,9}}(?:{_ADVERB}\s{{1,9}})?"
 _NAMED = rf"(?:the\s{{1,9}})?(?:{_NOUN}\s{{1,9}})?({_LETTER})"
 _CLOSED = r"[)\]*_.:]{0,6}"
 _VERB = r"(?:choose|pick|select|go with|conclude)"
 
+_HEDGE = re.compile(
+    r"[\W_]{0,9}(?:[,/&]|\b(?:or|and)\b)[\W_]{0,9}(?:(?:option|choice)\s{1,3})?\(?([A-Z])(?![A-Za-z'\u2019])"
+)
+_SMALL = re.compile(r"\W{0,9}(?:\\text\{)?\W{0,3}([a-z])\W{0,9}")
 _ONLY = re.compile(r"[A-Z](?![A-Za-z])")
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_FIRST = re.compile(rf"\W{{0,9}}(?:option|choice|answer)?\W{{0,9}}({_LETTER})", re.IGNORECASE)
+_FIRST = re.compile(rf"\W{{0,9}}(?:text\{{)?\W{{0,3}}(?:(?i:option|choice|answer))?\W{{0,9}}({_LETTER})")
 _OPTION = re.compile(rf"\s{{0,9}}({_LETTER})\s{{0,3}}(?:[)\].:]|$)")
 # The last match of the first pattern that matches anywhere decides.
 _SAID = (
@@ -44,17 +49,27 @@ def extract_choice(answer: str) -> str | None:
     letter that merely stands in the reasoning is none.
     """
     for marked in (last_boxed(answer), last_tagged(answer)):
-        if marked is not None and (match := _FIRST.match(marked)):
-            return _upper(match[1])
+        if marked is None:
+            continue
+        if match := _FIRST.match(marked):
+            return None if _hedged(marked, match) else _upper(match[1])
+        if small := _SMALL.fullmatch(marked):
+            return small[1].upper()
     for pattern in _SAID:
-        found = [letter for letter in map(_upper, pattern.findall(answer)) if letter]
+        found = [match for match in pattern.finditer(answer) if _upper(match[1])]
         if found:
-            return found[-1]
+            return None if _hedged(answer, found[-1]) else _upper(found[-1][1])
     line = answer.strip()
     if len(line) > SHORT or "\n" in line or len(set(_BRACKETED.findall(line))) > 1:
         return None
     match = _OPTION.match(line)
     return _upper(match[1]) if match else None
+
+
+def _hedged(text: str, match: re.Match[str]) -> bool:
+    """Whether another letter is named in the same breath: "B or C"."""
+    other = _HEDGE.match(text, match.end(1))
+    return other is not None and other[1] != _upper(match[1])
 
 
 def _upper(found: str) -> str | None:

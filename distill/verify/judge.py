@@ -84,7 +84,8 @@ def check_stream(
     """
     flying: dict[str, Future[Verdicted]] = {}
     held: deque[Judgement | Callable[[], Judgement]] = deque()
-    with ThreadPoolExecutor(external.WORKERS, "math-verify") as threads:
+    threads = ThreadPoolExecutor(external.WORKERS, "math-verify")
+    try:
         for response in responses:
             held.append(
                 response if isinstance(response, Judgement) else _begin(response, tags, flying, threads)
@@ -95,6 +96,14 @@ def check_stream(
                     flying = {key: future for key, future in flying.items() if not future.done()}
         while held:
             yield _waited(held.popleft())
+    except (
+        BaseException
+    ) as error:  # Ctrl-C, or a reader that is gone: what is still queued would take seconds each
+        threads.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, KeyboardInterrupt):
+            external.stop()
+        raise
+    threads.shutdown()
 
 
 def _waited(begun: Judgement | Callable[[], Judgement]) -> Judgement:
@@ -149,7 +158,7 @@ def _compared(problem: Problem, extracted: str, answer: str, ask: grader.Ask) ->
         return grader.matches(problem.reference, extracted, answer, ask)
     if not isinstance(problem.reference, str):
         return Verdict.BAD_REFERENCE, "a choice has one letter as its reference"
-    letter = problem.reference.strip().strip("()").upper()
+    letter = problem.reference.strip().strip("().:").upper()
     if len(letter) != 1 or not letter.isalpha():
         return Verdict.BAD_REFERENCE, f"{problem.reference!r} is not a letter"
     return (Verdict.CORRECT, "") if extracted == letter else (Verdict.WRONG, "another choice")

@@ -15,11 +15,12 @@ from typing import Any
 
 from distill.verify.maths import values
 from distill.verify.maths.equivalence import Undecided, close, same_value
+from distill.verify.maths.exact import Inexact, TooLarge, Undefined, exact
 from distill.verify.maths.expressions import Tree
 from distill.verify.maths.reading import Answer, Matrix, Relation, Several, Union, Value, Words
 from distill.verify.maths.spelling import squeezed
 from distill.verify.maths.units import contradict
-from distill.verify.maths.values import Inexact, Numbers, TooLarge, Undefined
+from distill.verify.maths.values import Numbers
 
 __all__ = ["Undecided", "same"]
 
@@ -234,7 +235,7 @@ def _linear(left: Answer, right: Answer) -> tuple[Fraction, bool] | None:
 
 def _difference_at(left: Tree, right: Tree, name: str, value: int) -> Fraction:
     at = {("sym", name): ("num", Fraction(value), 0)}
-    return values.exact(_replaced(left, at)) - values.exact(_replaced(right, at))
+    return exact(_replaced(left, at)) - exact(_replaced(right, at))
 
 
 def _replaced(tree: Tree, at: dict[Tree, Tree]) -> Tree:

@@ -11,8 +11,9 @@ from fractions import Fraction
 from typing import Any
 
 from distill.verify.maths import values
+from distill.verify.maths.exact import Inexact, TooLarge, Undefined, exact, residue
 from distill.verify.maths.expressions import Tree
-from distill.verify.maths.values import Inexact, Numbers, TooLarge, Undefined
+from distill.verify.maths.values import Numbers
 
 SAME = 1e-28  # relative; what evaluation at DIGITS digits leaves between equals
 LONG_DECIMAL = 8  # significant digits from which a decimal may stand for an irrational number
@@ -75,7 +76,7 @@ def same_tree(left: Tree, right: Tree) -> bool:
 
 def _same_constant(left: Tree, right: Tree) -> bool:
     try:
-        exactly = values.exact(left), values.exact(right)
+        exactly = exact(left), exact(right)
     except Inexact:
         pass
     except Undefined:
@@ -96,7 +97,7 @@ def _same_constant(left: Tree, right: Tree) -> bool:
 def _same_huge(left: Tree, right: Tree) -> bool:
     """Numbers too long to write out: by what remains of them modulo large primes, else by their leading digits."""
     try:
-        return all(values.residue(left, prime) == values.residue(right, prime) for prime in _PRIMES)
+        return all(residue(left, prime) == residue(right, prime) for prime in _PRIMES)
     except (Inexact, TooLarge):
         pass
     numbers = Numbers(precise=True)

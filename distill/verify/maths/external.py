@@ -14,6 +14,7 @@ import queue
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 from distill.records import Verdict
@@ -29,6 +30,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
+        _workers.add(self)
 
     def compare(self, reference: str, answer: str) -> tuple[Verdict, str]:
         process = self._started()
@@ -90,7 +92,15 @@ def _fresh() -> queue.LifoQueue[_Worker]:
     return free
 
 
+_workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
 _free = _fresh()
+
+
+def stop() -> None:
+    """End every child: who waits for one is told ERROR at once."""
+    for worker in list(_workers):
+        if (process := worker.process) is not None:
+            process.kill()
 
 
 def compare(reference: str, answer: str) -> tuple[Verdict, str]:
@@ -105,8 +115,9 @@ def compare(reference: str, answer: str) -> tuple[Verdict, str]:
 
 def _forget() -> None:
     global _free
+    _workers.clear()
     _free = _fresh()
 
 
-# A forked child must not read the answers to its parent's questions.
+# A forked child must not read the answers to its parent's questions, nor end those whom the parent asks.
 os.register_at_fork(after_in_child=_forget)
