@@ -217,8 +217,8 @@ def test_a_function_of_earlier_tests_says_nothing_any_more(box):
 def test_another_limit_on_memory_is_kept(box):
     hungry = "def f(x): return 7 if len([0] * (30 << 20)) else 0"  # 240 MB
     for _ in range(2):
-        assert run(box, hungry, memory_mb=512) == ("correct", "")
-        assert "MemoryError" in run(box, hungry, memory_mb=100)[1]
+        assert run(box, hungry, memory_mb=512, time_limit=5.0) == ("correct", "")
+        assert "MemoryError" in run(box, hungry, memory_mb=100, time_limit=5.0)[1]
 
 
 def test_a_lone_program_cannot_ask_to_be_run_again(box):
