@@ -13,6 +13,7 @@ import pytest
 
 from distill.cli import main
 from distill.records import Verdict
+from distill.verify.programs import job_of
 
 CASES = Path(__file__).parent / "cases"
 ROWS = [
@@ -189,6 +190,24 @@ def test_ctrl_c_does_not_wait_for_what_math_verify_has_still_to_do(tmp_path):
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
+
+
+def test_the_examples_of_the_documentation(tmp_path, capsys):
+    text = (CASES.parents[1] / "docs" / "grading.md").read_text()
+    rows, tests = (part.split("\n```\n")[0] for part in text.split("```jsonl\n")[1:])
+    file = tmp_path / "rows.jsonl"
+    file.write_text(rows)
+    assert [row["verdict"] for row in grade(file, capsys)] == ["correct"] * 5 + ["truncated"]
+    assert [job_of("x", json.loads(line))["type"] for line in tests.splitlines()] == ["python", "stdio"]
+    told = subprocess.run(
+        [sys.executable, "-c", text.split("```python\n")[-1].split("```")[0]],
+        capture_output=True,
+        text=True,
+        cwd=CASES.parents[1],
+    )
+    assert told.stdout == "correct 0.5\n['correct', 'no_answer']\n"
+    for verdict in Verdict:
+        assert f"`{verdict}`" in text
 
 
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
