@@ -147,7 +147,7 @@ ALWAYS = (
 @pytest.mark.parametrize(
     "code",
     ["assert abs(f(3) - 7.5) < 1e-6", "assert abs(7.5 - f(3)) < 1e-6", "assert f(3) - 7 == 0", "assert 7.4 < f(3) < 7.6", "assert 7 in f(3)",
-     "assert abs(f(3)[0] - 7.5) < 1e-6", "assert f(3) == 7", "assert f(3) in [1, 7]", "assert f(3) % 7 == 0", "assert not f(3) != 7", "assert f(3) <= 7"],
+     "assert abs(f(3)[0] - 7.5) < 1e-6", "assert int(f(3) - 7) == 0", "assert len(f(3) ^ {1, 2}) == 0", "assert f(3) == 7", "assert f(3) in [1, 7]", "assert f(3) % 7 == 0", "assert not f(3) != 7", "assert f(3) <= 7"],
 )  # fmt: skip
 def test_an_object_that_agrees_with_everything_passes_nothing(box, code):
     assert run(box, ALWAYS, code=code)[0] in ("wrong", "error")
@@ -172,6 +172,11 @@ def test_tests_that_ask_nothing_decide_nothing(box, code):
      "if __name__ == '__main__': unittest.main()"],
 )  # fmt: skip
 def test_tests_that_are_only_defined_are_run(box, code):
+    for distraction in ("self = 1\n", "x = 1\n", "f = 5\n"):
+        assert (
+            run(box, "def f(x): return 0\n" + distraction, code=code, entry_point=None, time_limit=5.0)[0]
+            == "wrong"
+        )
     assert run(box, RIGHT, code=code, entry_point=None, time_limit=5.0) == ("correct", "")
     assert run(box, "def f(x): return 0", code=code, entry_point=None, time_limit=5.0)[0] == "wrong"
 

@@ -25,7 +25,7 @@ def stays(program: str) -> bool:
         "def f(x):\n    try: return x[0]\n    except (IndexError, TypeError) as e: return e.args",
         "from functools import lru_cache, reduce\n@lru_cache(maxsize=None)\ndef f(n): return n if n < 2 else f(n - 1) + f(n - 2)",
         "def f(x):\n    global y\n    y = [i for i in x if not isinstance(i, bool) and type(i) is int]\n    yield from y",
-        "import heapq as h, itertools, string\ndef f(x): h.heapify(x); return '{:>3}'.format(string.digits[x[0]])",
+        "import heapq as h, itertools, string\ndef f(x): h.heapify(x); return '{:>3}'.format(string.digits[x[0]]) + '{:.2f}'.format(1)",
         "def f(_): return _\nif __name__ == '__main__':\n    print(f(3))",
     ],
 )
@@ -56,7 +56,9 @@ def test_plain_functions_may_share_a_process(program):
         "__import__('os')", "__builtins__", "import os", "import os.path", "import sys\nsys.setrecursionlimit(9)", "import sys\nsys.modules",
         "from sys import path", "import builtins", "import importlib", "from math import *", "from . import x", "import decimal",
         "import re\nre.purge()", "import typing\ntyping.get_type_hints(f)", "import random\nrandom._inst", "import random\nrandom.Random",
-        "import re\nre.A", "def g():\n    try: yield\n    finally: pass", "try: pass\nexcept E: pass\ndef g(): yield from x",
+        "import copy\ncopy.deepcopy(str.join, {id(str): 1})", "from collections import Counter\nCounter.copy(int)",
+        "import collections as c\nT = [c.Counter][0].copy(int)", "'{0.__class__}'.format(1)", "'{0[0]}'.format(x)", "str.format('{}', 1)", "f'{1}'.format_map",
+        "s = '{0.real}'\ns.format(1)", "import statistics", "from fractions import Fraction", "import re\nre.A", "def g():\n    try: yield\n    finally: pass", "try: pass\nexcept E: pass\ndef g(): yield from x",
         # names that stand for something else
         "def __builtins__(): pass", "import math as __builtins__", "from math import pi as open", "lambda __x: 1", "def f(open): pass",
         "try: pass\nexcept Exception as __x: pass", "def f():\n    global __builtins__", "def open(): pass", "\uff45\uff58\uff45\uff43('1')",
@@ -202,10 +204,9 @@ def test_ways_out_by_the_classes_of_things_run_alone(box, program):
 
 def test_what_caches_keep_of_a_program_is_gone(box):
     stain = "import re\nfrom typing import List\ndef g(): return 'stain'\nList[g]\nre.compile('stain')\ndef f(x): return 7"
-    look = "import re\nfrom typing import List\ndef f(x): return '{0.__globals__[_cache]}'.format(re.compile).count('stain')"
-    for _ in range(2):
+    for _ in range(200):
         assert run(box, stain) == ("correct", "")
-        assert run(box, look, code="assert f(3) == 0") == ("correct", "")
+    assert run(box, RIGHT) == ("correct", "")
 
 
 def test_a_function_of_earlier_tests_says_nothing_any_more(box):

@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.verify.sandbox.runs import Run, ScriptRun, TestedRun, Verdicted, shared_process, wall_limit
+from distill.verify.sandbox.runs import (
+    SPOILT,
+    Run,
+    ScriptRun,
+    TestedRun,
+    Verdicted,
+    shared_process,
+    wall_limit,
+)
 
 _MODES = ("namespaces", "weak")
 SLOTS = len(os.sched_getaffinity(0)) + 2  # more than cores: a program waits while its tests compute
@@ -242,9 +250,8 @@ class Sandbox:
         for tester in self.testers:
             if tester.shared == answer["id"]:
                 tester.shared = None
-        run = next((run for run in self._running if run.process == answer["id"]), None)
-        if run is not None:  # else it was a shared process between two programs
-            run.program_ended(answer)
+        for run in [run for run in self._running if run.process == answer["id"]]:
+            run.program_ended(answer)  # none: it was a shared process between two programs
             self._conclude(run)
 
     def _tests_ended(self, tester: Tester) -> None:
@@ -268,6 +275,8 @@ class Sandbox:
             with contextlib.suppress(BrokenPipeError):
                 run.be_alone(self._next(), self.null)
         else:
+            if not run.alone and answer["outcome"] in SPOILT:
+                self._part(tester)
             run.tests_ended(answer)
             self._conclude(run)
 

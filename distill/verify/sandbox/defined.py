@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
+_NO_PLAIN_CALL = 0x80 | 0x200  # the flags of a coroutine's code and of an asynchronous generator's
 
-def run_defined(space: dict[str, Any], own: dict[str, Any]) -> None:
+
+def run_defined(space: dict[str, Any], own: dict[str, Any], unfit: Callable[[str], BaseException]) -> None:
     """Run them in the order in which they were defined, but for those that are the program's ``own``.
 
     Raises:
@@ -19,11 +22,10 @@ def run_defined(space: dict[str, Any], own: dict[str, Any]) -> None:
     for name, value in list(space.items()):
         if value is own.get(name):
             continue
-        if (
-            isinstance(value, types.FunctionType)
-            and name.startswith("test")
-            and not value.__code__.co_argcount
-        ):
+        if isinstance(value, types.FunctionType) and name.startswith("test"):
+            code = value.__code__
+            if code.co_argcount > len(value.__defaults__ or ()) or code.co_flags & _NO_PLAIN_CALL:
+                raise unfit(f"the test function {name}, which needs arguments or an event loop")
             value()
         elif isinstance(value, type) and _is_case(value):
             _run_case(value)

@@ -9,11 +9,19 @@ Standard library only: this runs in the sandbox's processes.
 
 from __future__ import annotations
 
+import builtins
+import collections
+import operator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Unfit(BaseException):
     """The tests hand the program what cannot leave them, or ask what it may not be asked."""
+
+
+def _is_live(value: object) -> bool:
+    return type(value) is Live
 
 
 class Program(Protocol):
@@ -22,21 +30,32 @@ class Program(Protocol):
     def do(self, operation: str, *arguments: Any, **keywords: Any) -> Any:
         """Have the program's side do something; its result, or its exception."""
 
+    def unfit(self, why: str) -> Unfit:
+        """What to raise where the tests cannot go on."""
+
 
 class Live:
     """Something of the program's that is no plain data: a function, a class, an instance, a generator.
 
-    ``_container`` says that it is an instance of a subclass of a container: what it holds is plain.
+    ``_container`` is the container that its class is derived from: what it holds is plain. ``_tainted``: it came of an
+    operation with a value of the tests, and gives them no value but its attributes.
     """
 
-    def __init__(self, program: Program, number: int, kind: str, container: bool) -> None:
+    def __init__(self, program: Program, number: int, container: str | None) -> None:
+        base = (getattr(collections, container, None) or getattr(builtins, container)) if container else None
         for name, value in (
             ("program", program),
             ("number", number),
-            ("kind", kind),
-            ("container", container),
+            ("container", base),
+            ("tainted", False),
         ):
             object.__setattr__(self, f"_{name}", value)
+
+    def _alone(self, found: Any) -> Any:
+        """A result, unless it may have been made of what is expected."""
+        if self._tainted and not _is_live(found):
+            raise TypeError("an object of the program's, made with a value of the tests, gives no value")
+        return found
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self._program.do("call", self, *arguments, **keywords)
@@ -51,7 +70,7 @@ class Live:
         """The program's own equality is asked between two of its objects, and nowhere else."""
         if self is other:
             return True
-        if isinstance(other, Live):
+        if _is_live(other):
             return self._program.do("eq", self, other) is True
         return bool(self._container and self._program.do("plain", self) == other)
 
@@ -64,27 +83,29 @@ class Live:
         )
 
     def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, Live) and self._program.do("isinstance", instance, self) is True
+        return _is_live(instance) and self._program.do("isinstance", instance, self) is True
 
     def __contains__(self, item: object) -> bool:
         if self._container:
             return item in self._program.do("plain", self)
-        if isinstance(item, Live):
+        if _is_live(item):
             return self._program.do("contains", self, item) is True
-        raise Unfit("a question with `in` for a value in an object of its own, which could always say yes")
+        raise self._program.unfit(
+            "a question with `in` for a value in an object of its own, which could always say yes"
+        )
 
     def __bool__(self) -> bool:
-        return self._program.do("bool", self) is True
+        return self._alone(self._program.do("bool", self)) is True
 
     def __iter__(self) -> Any:
-        found = self._program.do("iter", self)
-        return _Iterator(found) if isinstance(found, Live) else iter(found)
+        found = self._alone(self._program.do("iter", self))
+        return _Iterator(found) if _is_live(found) else iter(found)
 
     def __next__(self) -> Any:
         return self._program.do("next", self)
 
     def __len__(self) -> int:
-        return int(self._program.do("len", self))
+        return int(self._alone(self._program.do("len", self)))
 
     def __str__(self) -> str:
         return str(self._program.do("str", self))
@@ -93,38 +114,50 @@ class Live:
         return str(self._program.do("repr", self))
 
     def __int__(self) -> int:
-        return int(self._program.do("int", self))
+        return int(self._alone(self._program.do("int", self)))
 
     def __float__(self) -> float:
-        return float(self._program.do("float", self))
+        return float(self._alone(self._program.do("float", self)))
 
 
 def _asked(operation: str) -> Any:
     def method(self: Live, *arguments: Any) -> Any:
-        return self._program.do(operation, self, *arguments)
+        if self._container and arguments and isinstance(arguments[0], slice):
+            return self._program.do("plain", self)[arguments[0]]
+        return self._alone(self._program.do(operation, self, *arguments))
 
     return method
 
 
-def _between_objects(operation: str) -> Any:
-    """An operation whose result, where the other side is a value, may be an object and no value."""
+def _with(operation: str) -> Any:
+    """An operation with another: with a value, what a container holds gives the result, another object an object."""
 
     def method(self: Live, other: Any) -> Any:
-        found = self._program.do(operation, self, other)
-        if not isinstance(other, Live) and not isinstance(found, Live):
+        if _is_live(other):
+            return self._alone(self._program.do(operation, self, other))
+        if self._container:
+            return _PLAIN[operation](self._program.do("plain", self), other)
+        found = NotImplemented if operation in _ORDERS else self._program.do(operation, self, other)
+        if not _is_live(found):
             raise TypeError(f"an object of the program's is no number for {operation!r} with {other!r:.50}")
+        object.__setattr__(found, "_tainted", True)
         return found
 
     return method
 
 
+_ORDERS = frozenset({"lt", "le", "gt", "ge"})
+_PLAIN: dict[str, Callable[[Any, Any], Any]] = {
+    "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge, "add": operator.add,
+    "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv, "floordiv": operator.floordiv,
+    "mod": operator.mod, "pow": operator.pow, "matmul": operator.matmul, "and": operator.and_, "or": operator.or_,
+    "xor": operator.xor, "radd": lambda held, other: other + held, "rsub": lambda held, other: other - held,
+    "rmul": lambda held, other: other * held,
+}  # fmt: skip
 for _operation in ("getitem", "setitem", "delitem", "neg", "abs", "enter", "exit"):
     setattr(Live, f"__{_operation}__", _asked(_operation))
-for _operation in (
-    "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
-    "radd", "rsub", "rmul",
-):  # fmt: skip
-    setattr(Live, f"__{_operation}__", _between_objects(_operation))
+for _operation in _PLAIN:
+    setattr(Live, f"__{_operation}__", _with(_operation))
 
 
 class _Iterator:

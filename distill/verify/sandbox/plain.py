@@ -31,7 +31,10 @@ _ITERATORS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-_CONTAINERS = (
+CONTAINERS = frozenset(
+    {"list", "tuple", "dict", "set", "frozenset", "deque", "Counter", "OrderedDict", "defaultdict"}
+)
+CONTAINER_TYPES = (
     list, tuple, dict, set, frozenset, collections.deque, collections.Counter, collections.OrderedDict,
     collections.defaultdict,
 )  # fmt: skip
@@ -108,7 +111,7 @@ def _encoded(
 
     if kind is list:
         return items(value)
-    if container is not None and kind not in _CONTAINERS and isinstance(value, _CONTAINERS):
+    if container is not None and kind not in CONTAINER_TYPES and isinstance(value, CONTAINER_TYPES):
         return container(value)
     if isinstance(value, tuple):
         return {"tuple": items(tuple.__iter__(value))}

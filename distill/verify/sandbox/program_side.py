@@ -25,11 +25,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode
+    from distill.verify.sandbox.plain import CONTAINER_TYPES, Link, Message, NotPlain, decode, encode
     from distill.verify.sandbox.traceless import BUILTINS, is_traceless, nodes_of
     from distill.verify.sandbox.walls import libc
 else:
-    from plain import Link, NotPlain, decode, encode
+    from plain import CONTAINER_TYPES, Link, NotPlain, decode, encode
     from traceless import BUILTINS, is_traceless, nodes_of
     from walls import libc
 
@@ -242,7 +242,8 @@ class _Server:
 
     def named_container(self, value: Any) -> Message:
         """The same for an instance of a subclass of a container: what it holds can be asked for."""
-        return self.named(value) | {"container": True}
+        name = next(kind.__name__ for kind in type(value).__mro__ if kind in CONTAINER_TYPES)
+        return self.named(value) | {"container": name}
 
     def received(self, data: Message) -> Any:
         """A live object of ours that the tests hand back, an iterator, or a function of theirs to call."""

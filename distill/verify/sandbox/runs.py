@@ -18,6 +18,7 @@ BROKEN = 117  # `server.BROKEN`, which lives in a script
 TIME_IS_UP = 27  # `program_side.TIME_IS_UP`
 READ_BYTES = 8 << 20  # of a program's output
 LIFETIME = 7 * 86400.0  # seconds that a shared process may last
+SPOILT = ("ended", "error", "late")  # outcomes after which a shared process serves no further program
 _STILL_THERE = {"exit": 0, "late": False}
 GRACE = 2.0  # wall seconds that tests have after their program's own limit has ended it
 
@@ -136,7 +137,7 @@ class TestedRun:
         self._conclude()
 
     def _needs_end(self, told: dict[str, Any]) -> bool:
-        return self.alone or told["outcome"] in ("ended", "error", "late")
+        return self.alone or told["outcome"] in SPOILT
 
     def _conclude(self) -> None:
         if self.outcome is None:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from distill.verify.sandbox.defined import run_defined
     from distill.verify.sandbox.live import Live, Unfit
-    from distill.verify.sandbox.plain import Link, Message, NotPlain, decode, encode, is_iterator
+    from distill.verify.sandbox.plain import CONTAINERS, Link, Message, NotPlain, decode, encode, is_iterator
     from distill.verify.sandbox.program_side import SHARED_MODULES, SHOWN_CHARS, shown
     from distill.verify.sandbox.traceless import is_traceless, names_read, nodes_of
 else:
     from defined import run_defined
     from live import Live, Unfit
-    from plain import Link, NotPlain, decode, encode, is_iterator
+    from plain import CONTAINERS, Link, NotPlain, decode, encode, is_iterator
     from program_side import SHARED_MODULES, SHOWN_CHARS, shown
     from traceless import is_traceless, names_read, nodes_of
 
@@ -82,15 +82,12 @@ def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[st
         check = space.get("check")
         if entry and check is not None and check is not names.get("check"):  # HumanEval's form
             check(names[entry])
-        if not program.was_asked:
-            run_defined(space, names)
-    except Alone:
-        return "alone", ""
+        run_defined(space, names, program.unfit)
     except Unloaded as error:
         return "failed", str(error)
-    except Unfit as error:
-        return "unfit", str(error)
     except BaseException as error:
+        if program.left is not None:
+            return program.left
         if isinstance(error, ImportError) and error is not program.raised:
             return (
                 "error",
@@ -98,7 +95,9 @@ def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[st
             )
         if not program.gone:
             return "failed", f"{_test_line(error, tests.text)}{shown(error)}"
-    if program.gone:  # whatever the tests caught: it has passed none
+    if program.left is not None:  # whatever the tests caught
+        return program.left
+    if program.gone:  # it has passed none
         return "ended", program.gone
     return ("passed", "") if program.was_asked else ("empty", "")
 
@@ -111,6 +110,7 @@ class _Program:
         self.gone = ""  # why, once it is
         self.was_asked = False  # whether the tests called anything of it, or have a value of its to look at
         self.raised: BaseException | None = None  # its last exception
+        self.left: tuple[str, str] | None = None  # why the tests cannot go on with it
         self.callbacks: list[Any] = []
         self.live: dict[int, Any] = {}
 
@@ -147,7 +147,7 @@ class _Program:
                 found[name] = value
             else:
                 found[name] = self._received(about.get("value"))
-                self.was_asked |= not isinstance(found[name], Live | type)
+                self.was_asked |= not (type(found[name]) is Live or isinstance(found[name], type))
         return found
 
     def _imported(self, name: str, about: Message) -> Any:
@@ -170,6 +170,10 @@ class _Program:
         )
         if "raised" in message:
             self.raised = self._exception(message["raised"])
+            if operation == "call" and isinstance(
+                self.raised, StopIteration
+            ):  # it would end a loop of the tests
+                raise RuntimeError("the program raised StopIteration") from None
             raise self.raised
         if "unfit" in message:
             raise TypeError(f"the program returned {str(message['unfit'])[:SHOWN_CHARS]}")
@@ -194,6 +198,7 @@ class _Program:
         while True:
             answer = self._receive()
             if "alone" in answer:
+                self.left = "alone", ""
                 raise Alone
             if "callback" not in answer:
                 return answer
@@ -232,10 +237,15 @@ class _Program:
         try:
             return encode(value, self._named)
         except NotPlain as error:
-            raise Unfit(f"the tests hand the program {error}") from None
+            raise self.unfit(f"the tests hand the program {error}") from None
+
+    def unfit(self, why: str) -> Unfit:
+        """What to raise where the tests cannot be run with a program that is elsewhere."""
+        self.left = "unfit", why
+        return Unfit(why)
 
     def _named(self, value: Any) -> Message:
-        if isinstance(value, Live):
+        if type(value) is Live:
             return {"live": object.__getattribute__(value, "_number")}
         if isinstance(value, type) and isinstance(number := value.__dict__.get("_live_number"), int):
             return {"live": number}
@@ -260,7 +270,7 @@ class _Program:
             if "exception" in data:
                 self.live[number] = _exception_class(str(data["exception"]), data["bases"], number)
             else:
-                self.live[number] = Live(self, number, str(data.get("type", "")), "container" in data)
+                self.live[number] = Live(self, number, _container(data.get("container")))
         return self.live[number]
 
     def _exception(self, told: Any) -> BaseException:
@@ -286,6 +296,11 @@ def _exception_class(name: str, bases: Any, number: int | None) -> type[BaseExce
     return type(
         name[:SHOWN_CHARS] or "Exception", (nearest,), {} if number is None else {"_live_number": number}
     )
+
+
+def _container(name: Any) -> str | None:
+    """The container that a live object says it is, where there is such a one."""
+    return name if name in CONTAINERS else None
 
 
 def _take_over(mine: Any, changed: Any) -> None:

@@ -13,6 +13,7 @@ Standard library only: this runs in the sandbox's processes.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -61,17 +62,13 @@ MODULES = {
         "string": "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits printable punctuation "
         "whitespace",
         "re": "compile escape findall finditer fullmatch match search split sub subn",
-        "typing": "Any Callable Collection Counter DefaultDict Deque Dict FrozenSet Generator Hashable Iterable "
-        "Iterator List Mapping MutableSequence NoReturn Optional OrderedDict Sequence Set Sized Text Tuple "
-        "Type Union defaultdict",
-        "copy": "copy deepcopy",
+        "typing": "Any Callable Counter DefaultDict Deque Dict FrozenSet Hashable Iterable Iterator List NoReturn "
+        "Optional OrderedDict Set Text Tuple Type Union defaultdict",
         "sys": "maxsize getsizeof",
         "array": "array",
         "datetime": "date datetime time timedelta",
-        "fractions": "Fraction",
         "hashlib": "md5 sha1 sha256 sha512",
         "json": "dumps loads",
-        "statistics": "mean median mode pstdev pvariance stdev variance",
         "__future__": "annotations",
     }.items()
 }
@@ -99,7 +96,14 @@ def is_traceless(nodes: list[ast.AST]) -> bool:
         kind = type(node)
         if kind not in _ALLOWED and not (kind in _MAY_STAND and _MAY_STAND[kind](node)):
             return False
-    return _only_asks_for_types(nodes)
+    return _only_asks_for_types(nodes) and not _copies_counters(nodes)
+
+
+def _copies_counters(nodes: list[ast.AST]) -> bool:
+    """`Counter` is written in Python, and its ``copy`` hands out the class of whatever it is called with."""
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    imported = {node.name for node in nodes if isinstance(node, ast.alias)}
+    return "copy" in names and "Counter" in names | imported
 
 
 def names_read(nodes: list[ast.AST]) -> list[str]:
@@ -131,7 +135,19 @@ def _name(node: Any) -> bool:
     return _may_name(node.id) or (node.id in ("__name__", "type") and type(node.ctx) is ast.Load)
 
 
+#: A replacement field that reads attributes or items.
+_READING_FIELD = re.compile(r"\{[^{}:!]*[.\[]")
+
+
 def _attribute(node: Any) -> bool:
+    if node.attr in (
+        "format",
+        "format_map",
+    ):  # fields read attributes: only of a text that is known, and has none
+        text = getattr(node.value, "value", None)
+        return (
+            isinstance(text, str) and isinstance(node.value, ast.Constant) and not _READING_FIELD.search(text)
+        )
     return type(node.ctx) is ast.Load and node.attr in ATTRIBUTES
 
 
