@@ -166,9 +166,8 @@ def main(
                 progress.skip(verdicts.done)
             found, missing = grade(lines, verdicts, fields, kind, tags, progress)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains once more at its end
+        # Else Python, at its end, tries to write what it still holds and complains once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise RunFailed("nobody reads the verdicts any more", "Nothing is kept of them.") from None
     except OSError as error:
         raise error if verdicts.goes_on else RunFailed(str(error), _NO_GOING_ON) from None

@@ -163,6 +163,10 @@ def test_what_once_took_seconds_or_failed(answer):
     assert time.perf_counter() - started < 1.0
 
 
+def test_a_reference_on_which_we_fail_is_an_error_and_not_everybody_wrong():
+    assert same_answer("1" + r"\pm1" * 300, "5", not_now)[0] is Verdict.ERROR
+
+
 # ---------------------------------------------------------------------------------------------- real pairs
 
 

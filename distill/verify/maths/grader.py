@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 
 from distill.records import Verdict
 from distill.verify.marks import find_boxes
 from distill.verify.maths import external
 from distill.verify.maths.equality import Undecided, same
-from distill.verify.maths.reading import Answer, Words, read, split_list
+from distill.verify.maths.reading import Answer, Value, Words, read, split_list
 from distill.verify.maths.spelling import squeezed, tidy
 from distill.verify.maths.tokens import NotRead, Unsupported
 
@@ -122,7 +123,9 @@ def same_answer(reference: str, answer: str, ask: Ask = external.compare) -> Fou
             return Verdict.WRONG, f"not read as an answer: {error}"
     except Undecided as error:
         return Verdict.ERROR, str(error)
-    except (RecursionError, OverflowError, ValueError) as error:
+    except _FAULTS as error:
+        if _fails_by_itself(ours):
+            return Verdict.ERROR, f"the grader failed on the reference: {type(error).__name__}"
         # Nothing that a model writes may buy it an ERROR, which is not counted as wrong.
         return Verdict.WRONG, f"not read as an answer: {type(error).__name__}"
     if not _MATHEMATICAL.search(theirs) or not _MATHEMATICAL.search(ours):
@@ -137,6 +140,22 @@ _BETWEEN_DIGITS = re.compile(r"(?<=\d)\s+(?=\d)")
 def _as_one(text: str) -> str:
     """Without blanks, but for those that part two numbers: 3 1/2 is not 31/2."""
     return squeezed(_BETWEEN_DIGITS.sub("\x00", _THOUSANDS.sub(lambda found: squeezed(found[0]), text)))
+
+
+_ONE = Value(("num", Fraction(1), 0))
+_FAULTS = (RecursionError, OverflowError, ValueError)
+
+
+def _fails_by_itself(reference: str) -> bool:
+    """Whether a reference cannot even be compared with 1."""
+    try:
+        for one in _readings(reference):
+            same(one, _ONE)
+    except (NotRead, Undecided):
+        return False
+    except _FAULTS:
+        return True
+    return False
 
 
 def _readings(text: str) -> Sequence[Answer]:

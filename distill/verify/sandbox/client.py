@@ -272,7 +272,7 @@ class Sandbox:
             self._share(tester, run)
         elif answer["outcome"] == "alone":
             self._assign(tester, run)
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError):  # as in `_share`
                 run.be_alone(self._next(), self.null)
         else:
             if not run.alone and answer["outcome"] in SPOILT:

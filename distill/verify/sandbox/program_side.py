@@ -235,7 +235,7 @@ class _Server:
         if id(value) not in self.numbers:
             self.numbers[id(value)] = len(self.live)
             self.live.append(value)
-        told: Message = {"live": self.numbers[id(value)], "type": type(value).__name__[:SHOWN_CHARS]}
+        told: Message = {"live": self.numbers[id(value)]}
         if isinstance(value, type) and issubclass(value, BaseException):
             told |= {"exception": value.__name__, "bases": _builtin_bases(value)}
         return told

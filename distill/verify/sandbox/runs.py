@@ -118,11 +118,13 @@ class TestedRun:
         self.process, self.alone, self.program = process, True, None
         source = _file("program", self.job["program"])
         here, there = socket.socketpair()
-        with here, there:
-            order = _limits(process, self.job) | {"role": "one"}
-            self.programs.order(order, [null, null, null, source, there.fileno()])
-            self.tests.order({"alone": True, "cpu": None}, [self.text, here.fileno()])
-        os.close(source)
+        try:
+            with here, there:
+                order = _limits(process, self.job) | {"role": "one"}
+                self.programs.order(order, [null, null, null, source, there.fileno()])
+                self.tests.order({"alone": True, "cpu": None}, [self.text, here.fileno()])
+        finally:
+            os.close(source)
 
     def program_ended(self, told: dict[str, Any]) -> None:
         """What became of the program's process."""
