@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -358,6 +360,30 @@ def test_programs_run_side_by_side():
     answers = [box.submit(nap) for _ in range(2 * slots)]
     assert all(answer.result().verdict == "correct" for answer in answers)
     assert time.monotonic() - started < 0.3 * 2 * slots or slots == 1
+
+
+def test_a_group_stays_with_the_server_that_has_compiled_its_tests_and_the_others_get_their_turn():
+    box = Sandbox("namespaces")
+    box.submit(job_of(RIGHT, TESTS)).result()
+    (tester,) = box.testers
+    assert tester.code == TESTS["code"]
+
+    def waiting(codes):
+        box._waiting = deque(({"type": "python", "code": code}, Future()) for code in codes)
+        return box._next_for(tester)
+
+    try:
+        mine = TESTS["code"]
+        assert waiting(["other", mine]) == 1
+        assert waiting(["other", "third"]) == 0
+        turns = [waiting(["other", mine]) for _ in range(3 * client.LOOK_AHEAD)]
+        assert turns.count(0) == 2 and turns.index(0) == client.LOOK_AHEAD
+        assert waiting(["other"] * client.LOOK_AHEAD + [mine]) == 0
+        box._waiting = deque([({"type": "stdio"}, Future())])
+        assert box._next_for(None) == 0
+    finally:
+        box._waiting = deque()
+        box.programs.process.kill()
 
 
 def test_a_server_that_dies_fails_its_jobs_and_is_replaced():

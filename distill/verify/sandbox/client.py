@@ -8,6 +8,7 @@ kernel has them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -37,6 +38,7 @@ from distill.verify.sandbox.runs import (
 
 _MODES = ("namespaces", "weak")
 SLOTS = len(os.sched_getaffinity(0)) + 2  # more than cores: a program waits while its tests compute
+LOOK_AHEAD = 4 * SLOTS  # jobs among which one is looked for whose tests are known
 
 Job = tuple[dict[str, Any], "Future[Verdicted]"]
 
@@ -97,6 +99,7 @@ class Tester(Server):
     def __init__(self, mode: str) -> None:
         super().__init__("tests_server.py", mode)
         self.run: TestedRun | None = None
+        self.code: str | None = None  # of the last tests that it was given
         self.until = 0.0  # monotonic seconds; when tests that run have not ended and never will
         self.shared: int | None = None  # the order of that process, while it lasts
         self.memory_mb = 0  # that it may have
@@ -109,12 +112,13 @@ class Sandbox:
         self.mode = mode
         self.alive = True
         self._arriving: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._bell = os.pipe()
+        self._bell, self._rung = os.pipe(), False
         self._closing = threading.Lock()
         self._ready: Future[None] = Future()
         self._waiting: deque[Job] = deque()
         self._running: list[Run] = []
         self._number = 0
+        self._passed = 0  # how often the first of the waiting was passed over
         # The servers ask to be killed with their parent, which to Linux is the *thread* that started them.
         threading.Thread(target=self._live, name="sandbox", daemon=True).start()
         self._ready.result()
@@ -130,7 +134,9 @@ class Sandbox:
                 future.set_exception(SandboxDied())
                 return future
             self._arriving.put((job, future))
-            os.write(self._bell[1], b"!")
+            if not self._rung:  # one byte, however many wait
+                self._rung = True
+                os.write(self._bell[1], b"!")
         return future
 
     # ---- the thread
@@ -181,7 +187,9 @@ class Sandbox:
             pause = max(0.0, 1e3 * (min(busy) - time.monotonic())) if busy else None
             for fd, _ in self.events.poll(pause):
                 if fd == self._bell[0]:
-                    os.read(fd, 1 << 12)
+                    with self._closing:
+                        self._rung = False
+                        os.read(fd, 1)
                 elif fd == self.programs.socket.fileno():
                     self._program_ended()
                 else:
@@ -191,16 +199,34 @@ class Sandbox:
             self._stop_endless_tests()
             self._take_in()
             while self._waiting and len(self._running) < SLOTS:
-                job, future = self._waiting[0]  # it stays in the queue until nothing can lose it
+                tester = next((one for one in self.testers if one.run is None), None)
+                at = self._next_for(tester)
+                job, future = self._waiting[at]  # it stays in the queue until nothing can lose it
                 if future.set_running_or_notify_cancel():
-                    self._begin(job, future)
-                self._waiting.popleft()
+                    self._begin(tester, job, future)
+                del self._waiting[at]
 
-    def _begin(self, job: dict[str, Any], future: Future[Verdicted]) -> None:
+    def _next_for(self, tester: Tester | None) -> int:
+        """Which of the first in the queue a tester takes: one with the tests that it knows, else with new ones.
+
+        A group's programs then meet tests that are compiled. The first is passed over LOOK_AHEAD times at most.
+        """
+        at = 0
+        if self._passed < LOOK_AHEAD and tester is not None:
+            codes = [job.get("code") for job, _ in itertools.islice(self._waiting, LOOK_AHEAD)]
+            known = {one.code for one in self.testers}
+            mine = (at for at, code in enumerate(codes) if code is not None and code == tester.code)
+            new = (at for at, code in enumerate(codes) if code not in known)
+            at = next(mine, next(new, 0))
+        self._passed = self._passed + 1 if at else 0
+        return at
+
+    def _begin(self, tester: Tester | None, job: dict[str, Any], future: Future[Verdicted]) -> None:
         if job["type"] == "stdio":
             self._running.append(ScriptRun(self._next(), job, future, self.programs))
             return
-        tester = next((one for one in self.testers if one.run is None), None) or self._new_tester()
+        tester = tester or self._new_tester()
+        tester.code = job["code"]
         run = TestedRun(0, job, future, self.programs, tester)
         self._running.append(run)
         self._share(tester, run)

@@ -119,14 +119,14 @@ def serve_many() -> NoReturn:
         signal.setitimer(signal.ITIMER_PROF, order["cpu"])  # ends this process with TIME_IS_UP
         server = _Server(link, {"__name__": "solution", "__builtins__": dict(_FEW_BUILTINS)})
         server.names["__builtins__"]["type"] = server.type_of
-        tree = _traceless(order["program"])
-        if tree is None:
+        code = _traceless(order["program"])
+        if code is None:
             server.refusal = _ALONE
         else:
             sys.modules["random"].seed(0)
-            server.load(tree)
+            server.load(code)
         server.serve(order)
-        del server, tree
+        del server, code
         gc.collect()  # what the program left ends here, in its own time
         for forget in _FORGET:
             forget()
@@ -138,12 +138,18 @@ def serve_many() -> NoReturn:
     os._exit(0)
 
 
-def _traceless(program: str) -> ast.Module | None:
+def _traceless(program: str) -> types.CodeType | None:
+    """The compiled program, if it can leave no trace."""
+    gc.disable()  # a tree is thousands of objects and no garbage
     try:
         tree = ast.parse(program)
-        return tree if is_traceless(nodes_of(tree)) else None
+        if is_traceless(nodes_of(tree)):
+            return compile(tree, "<program>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # in a process of its own it will say so itself
+        pass  # in a process of its own it will say so itself
+    finally:
+        gc.enable()
+    return None
 
 
 class _Done(BaseException):
@@ -158,10 +164,12 @@ class _Server:
         self.live: list[Any] = []  # keeps each object, so that no id is used twice
         self.numbers: dict[int, int] = {}  # places in that list, by id
 
-    def load(self, program: str | ast.Module) -> None:
+    def load(self, program: str | types.CodeType) -> None:
         """Define the program's names."""
         try:
-            exec(compile(program, "<program>", "exec", dont_inherit=True), self.names)
+            if isinstance(program, str):
+                program = compile(program, "<program>", "exec", dont_inherit=True)
+            exec(program, self.names)
         except BaseException as error:
             self.refusal = self.refusal or {"failed": f"the program raised {shown(error)}"}
 

@@ -20,9 +20,7 @@ from typing import Any
 _NODES = (
     "Module Return Delete Assign AugAssign AnnAssign For While If Raise Try Assert Expr Pass Break Continue BoolOp "
     "NamedExpr BinOp UnaryOp Lambda IfExp Dict Set ListComp SetComp DictComp GeneratorExp Yield YieldFrom Compare "
-    "Call FormattedValue JoinedStr Constant Subscript Starred List Tuple Slice Load Store Del And Or Add Sub Mult "
-    "Div Mod Pow LShift RShift BitOr BitXor BitAnd FloorDiv MatMult Invert Not UAdd USub Eq NotEq Lt LtE Gt GtE Is "
-    "IsNot In NotIn comprehension arguments keyword alias"
+    "Call FormattedValue JoinedStr Constant Subscript Starred List Tuple Slice comprehension arguments keyword alias"
 )
 _ALLOWED = frozenset(getattr(ast, name) for name in _NODES.split())
 _SAFE_BUILTINS = (
@@ -87,48 +85,72 @@ ATTRIBUTES = frozenset().union(
 )
 
 
-def is_traceless(nodes: list[ast.AST]) -> bool:
-    """Whether code of these nodes can change nothing that outlives it, by the rule of this file."""
-    kinds = set(map(type, nodes))
-    if ast.Try in kinds and not kinds.isdisjoint(_YIELDS):
-        return False  # a generator that was left in the middle would run its `finally` when it is collected
-    for node in nodes:
+#: The nodes of a tree by their class.
+Nodes = dict[type[ast.AST], list[Any]]
+
+
+def nodes_of(tree: ast.Module) -> Nodes:
+    """Every node of a tree, by class; operators, and what marks names as read or stored, are left out."""
+    found: Nodes = {}
+    waiting: list[ast.AST] = [tree]
+    for node in waiting:
         kind = type(node)
-        if kind not in _ALLOWED and not (kind in _MAY_STAND and _MAY_STAND[kind](node)):
+        same = found.get(kind)
+        if same is None:
+            same = found[kind] = []
+        same.append(node)
+        for field in _INNER[kind]:
+            value = getattr(node, field, None)
+            if type(value) is list:
+                waiting += [item for item in value if isinstance(item, ast.AST)]
+            elif isinstance(value, ast.AST):
+                waiting.append(value)
+    return found
+
+
+def is_traceless(nodes: Nodes) -> bool:
+    """Whether code of these nodes can change nothing that outlives it, by the rule of this file."""
+    if ast.Try in nodes and not nodes.keys().isdisjoint(_YIELDS):
+        return False  # a generator that was left in the middle would run its `finally` when it is collected
+    for kind, same in nodes.items():
+        if kind not in _ALLOWED and not (kind in _MAY_STAND and all(map(_MAY_STAND[kind], same))):
             return False
     return _only_asks_for_types(nodes) and not _copies_counters(nodes)
 
 
-def _copies_counters(nodes: list[ast.AST]) -> bool:
+def _copies_counters(nodes: Nodes) -> bool:
     """`Counter` is written in Python, and its ``copy`` hands out the class of whatever it is called with."""
-    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    imported = {node.name for node in nodes if isinstance(node, ast.alias)}
+    names = {node.attr for node in nodes.get(ast.Attribute, ())}
+    imported = {node.name for node in nodes.get(ast.alias, ())}
     return "copy" in names and "Counter" in names | imported
 
 
-def names_read(nodes: list[ast.AST]) -> list[str]:
+def names_read(nodes: Nodes) -> list[str]:
     """The names that code of these nodes reads, each once."""
-    names = [node.id for node in nodes if type(node) is ast.Name and type(node.ctx) is ast.Load]
+    names = [node.id for node in nodes.get(ast.Name, ()) if type(node.ctx) is ast.Load]
     return [name for name in dict.fromkeys(names) if not name.startswith("__")]
 
 
-def nodes_of(tree: ast.Module) -> list[ast.AST]:
-    """The nodes of a tree as of `ast.walk`, in half its time; what marks names as read or stored is left out."""
-    found: list[ast.AST] = [tree]
-    for node in found:
-        if type(node) in _LEAVES:
-            continue
-        for field in node._fields:
-            value = getattr(node, field, None)
-            if type(value) is list:
-                found += [item for item in value if isinstance(item, ast.AST)]
-            elif isinstance(value, ast.AST):
-                found.append(value)
-    return found
-
-
 _YIELDS = {ast.Yield, ast.YieldFrom}
-_LEAVES = frozenset({ast.Name, ast.Constant, ast.Load, ast.Store})
+#: Fields that hold no node, or a mere mark: no operator does more than the objects that it stands between allow.
+_MARKS = {
+    "ctx",
+    "op",
+    "ops",
+    "id",
+    "attr",
+    "kind",
+    "type_comment",
+    "type_ignores",
+    "simple",
+    "conversion",
+    "level",
+}
+_INNER = {
+    kind: tuple(field for field in kind._fields if field not in _MARKS)
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+} | {ast.Constant: ()}
 
 
 def _name(node: Any) -> bool:
@@ -177,10 +199,10 @@ def _may_name(name: str) -> bool:
     return not name.startswith("__") and (name in BUILTINS or name not in _ALL_BUILTINS)
 
 
-def _only_asks_for_types(nodes: list[ast.AST]) -> bool:
+def _only_asks_for_types(nodes: Nodes) -> bool:
     """Whether ``type`` stands nowhere but in calls with one argument."""
-    names = {id(node) for node in nodes if type(node) is ast.Name and node.id == "type"}
-    calls = [node for node in nodes if isinstance(node, ast.Call)] if names else []
+    names = {id(node) for node in nodes.get(ast.Name, ()) if node.id == "type"}
+    calls = nodes.get(ast.Call, ()) if names else ()
     asking = {
         id(call.func)
         for call in calls
