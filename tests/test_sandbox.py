@@ -55,6 +55,13 @@ def test_right_and_wrong_functions(box):
     assert run(box, "def f(x): return x / 0")[1].endswith("ZeroDivisionError: division by zero")
 
 
+@pytest.mark.parametrize("text", ["x" * 7_900, "\U0001d465" * 7_900, "\udc00" * 7_900, "x" * 300_000])
+def test_long_programs_reach_their_process(box, text):
+    assert run(box, f"s = {text!r}\n{RIGHT}") == ("correct", "")
+    assert run(box, f"import os\ns = {text!r}\n{RIGHT}") == ("correct", "")
+    assert run(box, RIGHT, code=TESTS["code"] + f"\nassert f(1) == 4, {text!r}")[0] == "wrong"
+
+
 def test_programs_are_real_modules(box):
     program = """
         from __future__ import annotations

@@ -17,6 +17,9 @@ from distill.verify.sandbox.outputs import same_output
 BROKEN = 117  # `server.BROKEN`, which lives in a script
 TIME_IS_UP = 27  # `program_side.TIME_IS_UP`
 READ_BYTES = 8 << 20  # of a program's output
+MOST_IN_ORDER = (
+    1 << 13
+)  # characters of program and tests that travel in the order itself, of at most twelve bytes each
 LIFETIME = 7 * 86400.0  # seconds that a shared process may last
 SPOILT = ("ended", "error", "late")  # outcomes after which a shared process serves no further program
 _STILL_THERE = {"exit": 0, "late": False}
@@ -106,12 +109,16 @@ class TestedRun:
         self.program: dict[str, Any] | None = None
         self.outcome: dict[str, Any] | None = None
         told = {name: job[name] for name in ("program", "code", "entry_point")}
-        self.text = _file("tests", json.dumps(told))
+        self.text: dict[str, Any] = {"job": told}  # what goes into each order
+        self.files: list[int] = []
+        if sum(len(text or "") for text in told.values()) > MOST_IN_ORDER:
+            self.text, self.files = {}, [_file("tests", json.dumps(told))]
 
     def share(self, process: int, links: list[int]) -> None:
         """Try it in a shared process, with its link where that is new."""
         self.process, self.program = process, None
-        self.tests.order({"alone": False, "cpu": self.job["time_limit"]}, [self.text, *links])
+        order = self.text | {"alone": False, "cpu": self.job["time_limit"]}
+        self.tests.order(order, [*self.files, *links])
 
     def be_alone(self, process: int, null: int) -> None:
         """Order a process for it alone."""
@@ -122,7 +129,7 @@ class TestedRun:
             with here, there:
                 order = _limits(process, self.job) | {"role": "one"}
                 self.programs.order(order, [null, null, null, source, there.fileno()])
-                self.tests.order({"alone": True, "cpu": None}, [self.text, here.fileno()])
+                self.tests.order(self.text | {"alone": True, "cpu": None}, [*self.files, here.fileno()])
         finally:
             os.close(source)
 
@@ -174,7 +181,8 @@ class TestedRun:
 
     def close(self) -> None:
         """Give back its file descriptor."""
-        os.close(self.text)
+        for fd in self.files:
+            os.close(fd)
 
 
 Run = ScriptRun | TestedRun

@@ -60,14 +60,13 @@ class Server:
         self.cleaning = False  # whether that process has yet to say that it is ready again
 
     def serve(self) -> None:
-        """Take orders, each with the job's text and a link: to a new shared process, or to a lone program."""
+        """Take orders, each with the job or a file of it, and a link: to a new shared process, or a lone program."""
         while True:
-            data, fds, _, _ = socket.recv_fds(self.client, 1 << 16, 4)
+            data, links, _, _ = socket.recv_fds(self.client, 1 << 17, 4)
             if not data:
                 return
-            order, (text, *links) = json.loads(data), fds
-            job = json.loads(os.pread(text, os.fstat(text).st_size, 0))
-            os.close(text)
+            order = json.loads(data)
+            job = order.get("job") or _read(links.pop(0))
             started = time.perf_counter()
             try:
                 tests = test_side.prepare(job["code"])
@@ -107,6 +106,12 @@ class Server:
         except (OSError, NotPlain):
             return "ended", "the program ended before its tests did"
         return told
+
+
+def _read(file: int) -> Any:
+    text = os.pread(file, os.fstat(file).st_size, 0)
+    os.close(file)
+    return json.loads(text)
 
 
 def _judge(tests: test_side.Tests, entry: str | None, link: Link, order: dict[str, Any]) -> tuple[str, str]:
