@@ -202,13 +202,13 @@ def test_the_corrected_labels_hold_by_arithmetic_that_is_not_ours():
     for row in rows(CASES / "mined_labels.jsonl"):
         if "scientific" in row["reason"] or "unit" in row["reason"]:
             number = re.match(
-                r"([\d.]+)(?:\\times|\u00d7)10\^?\{?([-\d\u207b\u00b2\u2077]+)\}?"  # 3.8\times10^{35}
+                r"([\d.]+)(?:\\times|\u00d7)10\^?\{?([-\d\u207b\u00b2\u00b3\u2077]+)\}?"  # 3.8\times10^{35}
                 r"|(10)\^\{?(\d+)\}?"  # 10^{5}
                 r"|([\d.]+)",
                 row["response"],
             )
             mantissa, exponent = number[1] or number[5] or "1", number[2] or number[4] or "0"
-            exponent = exponent.translate(str.maketrans("\u207b\u00b2\u2077", "-27"))
+            exponent = exponent.translate(str.maketrans("\u207b\u00b2\u00b3\u2077", "-237"))
             assert Fraction(f"{mantissa}e{exponent}") == Fraction(row["reference"]), row
 
 

@@ -10,9 +10,9 @@ SHORT = 200  # characters; an answer no longer than this may be the option itsel
 
 # Every repetition is bounded, for the texts are a model's. Pieces: a letter in whatever brackets ("A" before a word
 # that goes on with the sentence is the article), the nouns that announce it, and what stands between them.
-_WRAPPER = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s{0,3}\{\s{0,3}|\\\(|[(\[*_$\"'\u201c`]){0,6}"
+_WRAPPER = r"(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s{0,3}\{\s{0,3}|\\\(|[(\[*_$\"'\u201c\u2018`]){0,6}"
 _GOES_ON = r"\s{1,9}(?!because|since|as|which|and|with|is|for|due|by)[a-z]"
-_LETTER = f"{_WRAPPER}(?:[AI](?!{_GOES_ON})|[B-HJ-Z])" + r"(?![A-Za-z'\u2019])"
+_LETTER = f"{_WRAPPER}(?:[AI](?!{_GOES_ON})|[B-HJ-Z])" + r"(?![A-Za-z]|['\u2019][A-Za-z])"
 _NOUN = r"(?:answer|choice|option|solution|letter|response|\u7b54\u6848|\u9009\u9879)"
 _IS = r"(?:\s{1,9}(?:is|are|would be|must be|should be)|\s{0,9}[:=]|\u662f|\u4e3a|\uff1a)"
 _ADVERB = r"(?:clearly|thus|therefore|probably|likely|definitely|simply|hence)"
@@ -22,7 +22,7 @@ _CLOSED = r"[)\]*_.:]{0,6}"
 _VERB = r"(?:choose|pick|select|go with|conclude)"
 
 _HEDGE = re.compile(
-    r"[\W_]{0,9}(?:[,/&]|\b(?:or|and)\b)[\W_]{0,9}(?:(?:option|choice)\s{1,3})?\(?([A-Z])(?![A-Za-z'\u2019])"
+    r"[\W_]{0,9}(?:[,/&]|\b(?:or|and)\b)[\W_]{0,9}(?:(?:option|choice)\s{1,3})?\(?([A-Z])(?![A-Za-z]|['\u2019][A-Za-z])"
 )
 _SMALL = re.compile(r"\W{0,9}(?:\\text\{)?\W{0,3}([a-z])\W{0,9}")
 _ONLY = re.compile(r"[A-Z](?![A-Za-z])")

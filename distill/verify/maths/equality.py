@@ -193,6 +193,8 @@ def _interval(relation: Relation) -> Answer | None:
     if len(signs) != 1 or not all(isinstance(side, Value) for side in sides):
         return None
     sign, (left, right) = signs[0], sides
+    if _is_letter(left) and _is_letter(right):
+        return None  # x > y
     if not _is_letter(left):
         if _is_letter(right):
             left, right, sign = right, left, _TURNED[sign]
@@ -254,7 +256,7 @@ def _same_relation(left: Answer, right: Answer) -> bool:
         right = _in_order(right, left.label)
     stated = _stated(left), _stated(right)
     if stated[0] is not None and stated[1] is not None and same(stated[0], stated[1]):
-        named = left.label is not None and right.label is not None
+        named = bool(left.label and right.label) and not _other_curves(left.label, right.label)
         if named or same(left.sides[0], right.sides[0]):
             return True
     if left.signs == right.signs == ("=",):
@@ -263,6 +265,12 @@ def _same_relation(left: Answer, right: Answer) -> bool:
     return (left.signs == right.signs and all(map(same, left.sides, right.sides))) or (
         left.signs == turned and all(map(same, left.sides, right.sides[::-1]))
     )
+
+
+def _other_curves(left: str | None, right: str | None) -> bool:
+    """Whether two labels are coordinates, or products of such, and not the same: ``x = 4`` is not ``y = 4``."""
+    names = [set(label or "") for label in (left, right)]
+    return all(name <= set("xyz") for name in names) and left != right
 
 
 def _in_order(relation: Relation, label: str) -> Relation:

@@ -215,11 +215,17 @@ class _Reader:
 
     def _matrix(self, kind: str, inside: str, depth: int) -> Answer:
         rows = [row for row in _split(inside, _ROWS)[0] if row.strip()]
-        texts = [[cell for cell in _split(row, _CELLS)[0] if cell.strip()] for row in rows]
+        texts = [_split(row, _CELLS)[0] for row in rows]
         if kind == "cases":
-            return Several("", "", tuple(self._case(row, depth) for row in texts if row))
-        cells = [[self.answer(cell, depth + 1) for cell in row] for row in texts]
-        return Matrix(tuple(map(tuple, cells)))
+            lines = [[cell for cell in row if cell.strip()] for row in texts]
+            return Several("", "", tuple(self._case(row, depth) for row in lines if row))
+        return Matrix(tuple(self._row(row, depth) for row in texts))
+
+    def _row(self, cells: list[str], depth: int) -> tuple[Answer, ...]:
+        """A row of a matrix; a blank cell keeps its place, but for those behind the last."""
+        while cells and not cells[-1].strip():
+            cells = cells[:-1]
+        return tuple(self.answer(cell, depth + 1) if cell.strip() else Words("") for cell in cells)
 
     def _case(self, cells: list[str], depth: int) -> Answer:
         """A line of a definition by cases: its value, with the condition where one stands."""

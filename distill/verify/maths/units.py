@@ -23,7 +23,7 @@ _LONG = [re.escape(name) for name in _NAMES if name not in _SHORT and "/" not in
 _BARE = "|".join(sorted(_LONG, key=len, reverse=True))
 _WORD = (
     r"(?:\\(?:text|mathrm|mbox|textrm|textnormal|hbox|mathbf|mathit|rm)\s*\{[^{}]*\}"  # anything in a wrapper
-    rf"|(?i:{_BARE})(?![a-zA-Z])"
+    rf"|(?i:{_BARE})(?![a-zA-Z])|k?m/(?:s|h|hr)(?![a-zA-Z])"
     r"|(?:squared?|cubed?|cubic|sq\.?)(?![a-zA-Z]))"
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*[-+]?\d\s*\}|[-+]?\d)|\s*\^\{?-?\\circ\}?)"
