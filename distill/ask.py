@@ -12,7 +12,7 @@ from distill.device import find_device
 from distill.errors import UserError
 from distill.generate.engine import Request
 from distill.generate.local import LocalEngine
-from distill.recipe import ModelSource, Sampling
+from distill.recipe_parts import ModelSource, Sampling
 
 #: What a model may say where `--max-tokens` is not given.
 MOST_TOKENS = 2048

@@ -11,16 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
-from distill.recipe import (
-    DEFAULT_LENGTH,
-    CompareStage,
-    EvalStage,
-    GrpoStage,
-    Recipe,
-    SampleStage,
-    SftStage,
-    Stage,
-)
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import DEFAULT_LENGTH
 from distill.records import Problem
 from distill.runs import fingerprint, hash_path
 

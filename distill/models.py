@@ -22,7 +22,7 @@ import distill.training.attention
 from distill.chat import ChatFormat, ThoughtTags
 from distill.device import Device
 from distill.errors import UserError
-from distill.recipe import Architecture, Lora, ModelSource, Thought
+from distill.recipe_parts import Architecture, Lora, ModelSource, Thought
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from distill.errors import UserError
-from distill.recipe import Fields, ProblemSource, Taken
+from distill.recipe_parts import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
 from distill.verify.marks import last_boxed
 from distill.world import make_problems

@@ -15,21 +15,9 @@ import yaml
 from pydantic import ValidationError
 
 from distill.errors import UserError
-from distill.recipe import (
-    CompareStage,
-    EvalStage,
-    Filters,
-    GrpoStage,
-    ModelSource,
-    ProblemSource,
-    Recipe,
-    SampleStage,
-    SftStage,
-    Stage,
-    SuiteSource,
-    TraceSource,
-)
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_errors import explain, unknown_name
+from distill.recipe_parts import Filters, ModelSource, ProblemSource, SuiteSource, TraceSource
 from distill.recipe_types import Section
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from distill.errors import UserError
 from distill.problems import Row, load_problems
-from distill.recipe import Family, Fields, ProblemSource, Sampling, SuiteSource, Taken, WorldProblems
+from distill.recipe_parts import Family, Fields, ProblemSource, Sampling, SuiteSource, Taken, WorldProblems
 from distill.records import Kind, Problem
 
 MATH_INSTRUCTION = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."

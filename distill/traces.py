@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from distill.errors import RunFailed, UserError
 from distill.problems import JSONL, Row, RowReader, check_names, read_rows
 from distill.problems import OURS as PROBLEM_FIELDS
-from distill.recipe import TraceSource
+from distill.recipe_parts import TraceSource
 from distill.records import FinishReason, Kind, Trace, row_id
 from distill.shards import read_parquet
 from distill.world import make_traces

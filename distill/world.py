@@ -21,7 +21,7 @@ from typing import Literal
 
 from distill.chat import ThoughtTags
 from distill.errors import UserError
-from distill.recipe import Family, WorldProblems, WorldTraces
+from distill.recipe_parts import Family, WorldProblems, WorldTraces
 from distill.records import Problem, Trace, Verdict, row_id
 
 TAGS = ThoughtTags()

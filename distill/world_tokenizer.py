@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill.chat import ThoughtTags
-from distill.recipe import WorldTraces
+from distill.recipe_parts import WorldTraces
 from distill.world import TAGS, make_traces
 
 EOS, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"

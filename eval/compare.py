@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.recipe import Role
+from distill.recipe_parts import Role
 from eval.statistics import Values, gap_closed, paired_difference
 
 Summary = dict[str, Any]

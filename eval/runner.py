@@ -20,7 +20,7 @@ import numpy as np
 from distill.chat import KNOWN_TAGS, ChatFormat, is_well_formed
 from distill.generate.chunks import run_chunks
 from distill.generate.engine import Engine, Request, build_requests
-from distill.recipe import Role
+from distill.recipe_parts import Role
 from distill.records import Completion, FinishReason, Problem, Verdict
 from distill.runs import Progress, fingerprint, write_json_atomic
 from distill.shards import read_rows

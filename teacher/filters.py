@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from distill.chat import KNOWN_TAGS, ThoughtState, ThoughtTags, is_well_formed, split_thought
-from distill.recipe import Filters
+from distill.recipe_parts import Filters
 from distill.records import FinishReason, Trace, Verdict
 
 

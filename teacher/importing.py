@@ -12,7 +12,7 @@ from distill.chat import tags_in
 from distill.errors import UserError
 from distill.places import check_place, new_folder
 from distill.problems import check_names
-from distill.recipe import Fields, Filters, Taken, TraceSource
+from distill.recipe_parts import Fields, Filters, Taken, TraceSource
 from distill.records import Kind, Problem, Trace
 from distill.runs import Progress
 from distill.traces import FIELDS, read_foreign

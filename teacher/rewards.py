@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from distill.chat import ThoughtTags, is_well_formed
-from distill.recipe import Rewards
+from distill.recipe_parts import Rewards
 from distill.records import Verdict
 from distill.verify import Judgement
 

@@ -14,7 +14,8 @@ import torch
 
 from distill.chat import KNOWN_TAGS, ChatFormat, Example
 from distill.generate.engine import Engine, build_requests
-from distill.recipe import GrpoStage, Sampling
+from distill.recipe import GrpoStage
+from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.verify import Response, check_many
 from teacher.advantages import group_advantages

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.recipe import Filters
+from distill.recipe_parts import Filters
 from distill.records import Trace
 from distill.runs import write_json_atomic, write_text_atomic
 from distill.shards import write_parquet

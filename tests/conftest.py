@@ -74,7 +74,7 @@ def _build_tiny(architecture: Any, folder: Path) -> Tiny:
 
     from distill.device import Device
     from distill.models import build_folder, load, save
-    from distill.recipe import Architecture, ModelSource
+    from distill.recipe_parts import Architecture, ModelSource
 
     torch.set_num_threads(1)
     cpu = Device("cpu", "cpu", False)

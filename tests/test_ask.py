@@ -10,7 +10,7 @@ import pytest
 
 from distill.cli import main
 from distill.models import build_folder
-from distill.recipe import Architecture, ModelSource
+from distill.recipe_parts import Architecture, ModelSource
 
 Capture = pytest.CaptureFixture[str]
 
@@ -73,7 +73,7 @@ def test_ask_an_adapter(tiny_qwen2: Any, tmp_path: Path, capsys: Capture) -> Non
 
     from distill.device import Device
     from distill.models import load, with_lora
-    from distill.recipe import Lora, ModelSource
+    from distill.recipe_parts import Lora, ModelSource
 
     source, cpu = ModelSource(path=str(tiny_qwen2.folder)), Device("cpu", "cpu", False)
     adapted = with_lora(load("m", tiny_qwen2.folder, source, cpu, train=True), Lora(rank=2), seed=0)

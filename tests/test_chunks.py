@@ -12,7 +12,7 @@ import pytest
 from distill.errors import RunFailed
 from distill.generate.chunks import run_chunks
 from distill.generate.engine import Request
-from distill.recipe import Sampling
+from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason
 from distill.runs import Progress
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill.chat import ThoughtTags, tags_in
-from distill.recipe import Filters
+from distill.recipe_parts import Filters
 from distill.records import FinishReason, Trace, Verdict
 from teacher.filters import decide, measure, steps
 

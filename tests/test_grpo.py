@@ -18,7 +18,8 @@ import teacher.rollout
 from distill.device import Device
 from distill.errors import RunFailed
 from distill.models import load
-from distill.recipe import GrpoStage, ModelSource, Rewards
+from distill.recipe import GrpoStage
+from distill.recipe_parts import ModelSource, Rewards
 from distill.records import Problem, Verdict
 from distill.runs import MetricsLog
 from distill.verify import Judgement

@@ -12,7 +12,8 @@ import pytest
 from distill.chat import Prompt, ThoughtTags
 from distill.errors import RunFailed
 from distill.generate.engine import Request
-from distill.recipe import Collect, Filters, SampleStage, Sampling
+from distill.recipe import SampleStage
+from distill.recipe_parts import Collect, Filters, Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.shards import read_parquet
 from distill.traces import read_made_traces

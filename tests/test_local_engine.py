@@ -17,7 +17,7 @@ from distill.device import Device
 from distill.errors import RunFailed
 from distill.generate.engine import Request, build_requests
 from distill.generate.local import LocalEngine, draw
-from distill.recipe import Sampling
+from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason, Problem
 from distill.training.logprobs import token_logprobs
 from distill.training.packing import pack_row

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 from distill.device import Device
 from distill.errors import UserError
 from distill.models import LoadedModel, build_folder, context_of, load, save, with_lora
-from distill.recipe import Architecture, Lora, ModelSource
+from distill.recipe_parts import Architecture, Lora, ModelSource
 
 CPU = Device("cpu", "cpu", False)
 TEXTS = [

@@ -10,7 +10,7 @@ import pytest
 
 from distill.errors import UserError
 from distill.problems import after_hashes, load_problems, read_rows
-from distill.recipe import Fields, ProblemSource, WorldProblems
+from distill.recipe_parts import Fields, ProblemSource, WorldProblems
 from distill.records import Problem, row_id
 
 

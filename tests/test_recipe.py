@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import UserError
-from distill.recipe import EvalStage, GrpoStage, SftStage, Taken
+from distill.recipe import EvalStage, GrpoStage, SftStage
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe
+from distill.recipe_parts import Taken
 
 RECIPE: dict[str, Any] = yaml.safe_load("""
 name: small

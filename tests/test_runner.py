@@ -11,7 +11,7 @@ import pytest
 
 from distill.chat import Prompt, ThoughtTags
 from distill.generate.engine import Request
-from distill.recipe import ProblemSource, Sampling
+from distill.recipe_parts import ProblemSource, Sampling
 from distill.records import Completion, FinishReason, Problem
 from distill.suites import Suite
 from eval.compare import NEEDED, SHOWN, read_results

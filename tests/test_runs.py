@@ -16,8 +16,9 @@ import yaml
 from distill import runs
 from distill.errors import UserError
 from distill.places import new_folder
-from distill.recipe import Recipe, Sampling
+from distill.recipe import Recipe
 from distill.recipe_file import parse_recipe
+from distill.recipe_parts import Sampling
 from distill.runs import MetricsLog, Progress, RunFolder, fingerprint, hash_path, write_json_atomic
 
 

@@ -15,7 +15,8 @@ from distill.chat import ChatFormat, ThoughtTags
 from distill.device import Device
 from distill.errors import RunFailed
 from distill.models import load, save, with_lora
-from distill.recipe import ModelSource, SftStage
+from distill.recipe import SftStage
+from distill.recipe_parts import ModelSource
 from distill.records import FinishReason, Trace
 from distill.runs import MetricsLog
 from distill.student.mixture import Mixture, mix

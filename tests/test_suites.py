@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import UserError
-from distill.recipe import Sampling, SuiteSource, WorldProblems
+from distill.recipe_parts import Sampling, SuiteSource, WorldProblems
 from distill.suites import KNOWN, adapt_humaneval, find_suite, load_suite
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from distill.chat import ThoughtTags, tags_in
 from distill.errors import UserError
-from distill.recipe import Filters, TraceSource, WorldTraces
+from distill.recipe_parts import Filters, TraceSource, WorldTraces
 from distill.records import Trace, Verdict
 from distill.shards import read_parquet, write_parquet
 from distill.traces import load_traces, read_made_traces

@@ -13,7 +13,7 @@ import torch
 from distill.chat import Example
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.recipe import Optimiser, Schedule
+from distill.recipe_parts import Optimiser, Schedule
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.logprobs import token_logprobs
 from distill.training.packing import pack_row

@@ -11,7 +11,7 @@ import pytest
 
 from distill.chat import is_well_formed, split_thought
 from distill.errors import UserError
-from distill.recipe import WorldProblems, WorldTraces
+from distill.recipe_parts import WorldProblems, WorldTraces
 from distill.records import FinishReason, Problem, Trace, Verdict
 from distill.verify import Response, check_many
 from distill.world import TAGS, _chain, _chain_trace, make_problems, make_traces

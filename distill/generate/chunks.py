@@ -12,7 +12,7 @@ from typing import Any
 
 from distill.errors import RunFailed
 from distill.generate.engine import Engine, Request
-from distill.recipe import Sampling
+from distill.recipe_parts import Sampling
 from distill.records import Completion
 from distill.runs import Progress
 from distill.shards import append_rows, keep_first, read_rows, repair

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distill.chat import ChatFormat
-from distill.recipe import Sampling
+from distill.recipe_parts import Sampling
 from distill.records import Completion, Problem, sample_seed
 
 

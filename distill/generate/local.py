@@ -20,7 +20,7 @@ from distill.device import Device
 from distill.errors import RunFailed
 from distill.generate.engine import Request
 from distill.models import LoadedModel
-from distill.recipe import Sampling
+from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason
 
 _DRAWN_AT_ONCE = 64

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.recipe import Optimiser, Schedule
+from distill.recipe_parts import Optimiser, Schedule
 
 
 def learning_rate_at(step: int, steps: int, peak: float, schedule: Schedule) -> float:

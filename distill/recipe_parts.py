@@ -1,0 +1,252 @@
+"""The parts of a recipe: what exists before a run, the machine it runs on, and the sections that stages share.
+
+Stages and the recipe as a whole stand in `recipe.py`. Numbers may be written `1e-4` or `2e9` (PyYAML reads those as
+text). Relative paths are relative to the current folder.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from distill.recipe_types import Count, Decay, NonNegative, Number, Place, Positive, Section, Share
+from distill.records import Kind
+
+Role = Literal["base", "teacher", "student", "baseline"]
+Family = Literal["chains", "functions"]
+
+#: Of every ``max_tokens`` and ``max_length``: cut to what the model's context has room for; another number must fit.
+DEFAULT_LENGTH = 32768
+
+
+# -------------------------------------------------------------------------------- what exists before
+
+
+class Thought(Section):
+    """A model's thought tags; ``prefill: true`` adds the opening one to each prompt whose template does not."""
+
+    open: Annotated[str, Field(min_length=1)] = "<think>"
+    close: Annotated[str, Field(min_length=1)] = "</think>"
+    prefill: bool = False
+
+
+class Architecture(Section):
+    """A randomly initialised model, built from its configuration alone."""
+
+    architecture: Literal["qwen2", "llama"] = "qwen2"
+    hidden: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count | None = None
+    intermediate: Count | None = None
+    max_length: Count = 2048
+
+
+class ModelSource(Section):
+    """A model that exists before the run (``path``: hub name or folder) or is built at random (``build``).
+
+    ``tokenizer``: ``world`` (the built-in one), a hub name or a folder; by default the model's own.
+    ``chat_template``: a Jinja file, for tokenizers that bring none or the wrong one.
+    ``max_length`` and ``rope_theta`` replace those of a loaded configuration (a 4k base trained on 32k traces).
+    """
+
+    path: Place | None = None
+    build: Architecture | None = None
+    tokenizer: Place | None = None
+    chat_template: Place | None = None
+    role: Role = "base"
+    think: Thought = Thought()
+    max_length: Count | None = None
+    rope_theta: Positive | None = None
+
+
+class Taken(Section):
+    """Our field taken out of a longer one of the source: the last ``\\boxed{}`` or what follows ``####``."""
+
+    from_: str = Field(alias="from")
+    extract: Literal["boxed", "hash"]
+
+
+def _spelling(value: Any) -> str:
+    return "taken" if isinstance(value, dict | Taken) else "plain"
+
+
+#: Our field's name to the source's. The branch is chosen by what is written, so a mistake is told of that branch.
+Fields = dict[
+    str, Annotated[Annotated[str, Tag("plain")] | Annotated[Taken, Tag("taken")], Discriminator(_spelling)]
+]
+
+
+class WorldProblems(Section):
+    """Problems of the built-in world: ``count`` of each family, from the train or the (disjoint) test split."""
+
+    families: list[Family] = ["chains", "functions"]
+    split: Literal["train", "test"] = "train"
+    count: Count
+
+
+class ProblemSource(Section):
+    """Problems from a JSONL/Parquet file or a hub data set (``path``), or from the built-in world.
+
+    ``instruction`` is what a model is told, with ``{problem}`` where the problem goes; traces keep the bare problem.
+    """
+
+    path: Place | None = None
+    split: str = "train"
+    world: WorldProblems | None = None
+    kind: Kind = "math"
+    fields: Fields = {}
+    instruction: str | None = None
+    limit: Count | None = None
+
+
+class WorldTraces(Section):
+    """Traces of the built-in world with known flaws: the honest stand-in for pre-training.
+
+    ``wrong_steps``: share of reasoning steps replaced by wrong ones; ``missing_tags``: share of traces without tags.
+    """
+
+    families: list[Family] = ["chains", "functions"]
+    count: Count
+    wrong_steps: Share
+    missing_tags: Share
+
+
+class TraceSource(Section):
+    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world."""
+
+    path: Place | None = None
+    split: str = "train"
+    world: WorldTraces | None = None
+    fields: Fields = {}
+
+
+class SuiteSource(Section):
+    """An own suite, or a local copy of a known one (then only ``path`` and ``fields`` are needed)."""
+
+    path: Place | None = None
+    world: WorldProblems | None = None
+    split: str = "test"
+    kind: Kind | None = None
+    fields: Fields = {}
+    instruction: str | None = None
+    limit: Count | None = None
+
+
+class Hardware(Section):
+    """The machine that a recipe is for: ``gpus`` on each of ``nodes``; ``hourly`` is the price of one GPU's hour.
+
+    ``gpu`` is a name of `distill plan`'s table (``h100-80gb``, ``a100-80gb``, ``rtx4090-24gb``, ...) or ``cpu``.
+    """
+
+    gpus: Count = 1
+    nodes: Count = 1
+    gpu: str = "h100-80gb"
+    hourly: NonNegative | None = None
+
+
+# -------------------------------------------------------------------------------- parts of stages
+
+
+class Sampling(Section):
+    """How completions are drawn; ``max_tokens`` counts generated tokens."""
+
+    temperature: NonNegative = 0.6
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 0.95
+    max_tokens: Count = DEFAULT_LENGTH
+
+
+class Engine(Section):
+    """What generates: ``local`` is plain torch on the device found. ``max_rows`` completions run side by side."""
+
+    kind: Literal["local"] = "local"
+    max_rows: Count = 256
+
+
+class Schedule(Section):
+    """Learning rate over the run: linear ``warmup`` (share of steps), then cosine to ``final`` (share of peak)."""
+
+    kind: Literal["constant", "cosine"] = "cosine"
+    warmup: Share = 0.0
+    final: Share = 0.1
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021) on the named linear layers; ``all-linear`` means each but the head."""
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Decay = 0.0
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Optimiser(Section):
+    """AdamW as both kinds of training use it; ``max_grad_norm`` clips the global norm."""
+
+    weight_decay: NonNegative = 0.0
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    max_grad_norm: Positive = 1.0
+
+
+class Memory(Section):
+    """What fine-tuning gives up for memory.
+
+    ``activations``: ``keep`` them all, ``recompute`` each layer's in the backward pass, or ``offload`` to the host even
+    what that keeps, the layers' inputs. ``weights`` of full fine-tuning: ``float32`` masters with products in bf16, or
+    ``bfloat16`` alone, rounded at random so that small updates are not lost. ``moments`` of AdamW: ``float32``, or
+    ``8bit`` in pages that can leave the GPU (bitsandbytes).
+    """
+
+    activations: Literal["keep", "recompute", "offload"] = "keep"
+    weights: Literal["float32", "bfloat16"] = "float32"
+    moments: Literal["float32", "8bit"] = "float32"
+
+
+class Rewards(Section):
+    """Weights of the rewards, each 0 or 1 a completion: right answer, well-formed thought. R1-Zero: both 1."""
+
+    accuracy: NonNegative = 1.0
+    format: NonNegative = 1.0
+
+
+class Advantage(Section):
+    """Reward minus group mean, divided by the group's standard deviation or (``none``, Dr. GRPO) by nothing."""
+
+    scale: Literal["group_std", "none"] = "group_std"
+
+
+class Clip(Section):
+    """The ratio is clipped to [1 - low, 1 + high]; ``low`` from 1 on clips nothing (R1's first RL stage has 10)."""
+
+    low: Positive = 0.2
+    high: Positive = 0.2
+
+
+class Kl(Section):
+    """Weight of the k3 estimate of the divergence from the reference model, a term of the loss."""
+
+    coefficient: NonNegative = 0.001
+
+
+class Reference(Section):
+    """The KL's reference model; every ``refresh_every`` updates the policy replaces it (None: never)."""
+
+    refresh_every: Count | None = None
+
+
+class Collect(Section):
+    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept."""
+
+    samples: Count = 8
+    keep_per_problem: Count | None = None
+
+
+class Filters(Section):
+    """What a trace must pass to be kept, in the order in which the funnel shows them."""
+
+    finished: bool = True
+    verified: bool = True
+    format: bool = True
+    max_tokens: Count | None = None
+    duplicates: bool = True
