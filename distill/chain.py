@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from distill.crew import tune_together
 from distill.errors import UserError
 from distill.inputs import HASHED_BYTES, Inputs, fingerprints
 from distill.places import check_belongs
@@ -39,6 +40,7 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
     due = [stage for stage in stages if stage.name not in done]
     inputs = Inputs(recipe)
     _check_order(recipe, due, done, markers.keys() - done)
+    _check_machine(recipe, due)
     inputs.check(due)
     with RunFolder.open(out, recipe) as run:
         chain = Chain(recipe, run, prints, inputs)
@@ -70,6 +72,13 @@ def _check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: se
         ready.add(stage.name)
 
 
+def _check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
+    hardware = recipe.hardware
+    if hardware and hardware.nodes > 1 and any(isinstance(stage, SftStage) for stage in due):
+        reason = "a run trains on the GPUs of one node; more can be planned for but not used"
+        raise UserError("hardware.nodes", hardware.nodes, reason, "--set hardware.nodes=1")
+
+
 def _upstream(recipe: Recipe, stage: Stage) -> list[str]:
     """The stages that make what this one reads."""
     makers = [maker.name for name in Inputs.read_by(stage) if (maker := recipe.maker(name))]
@@ -98,9 +107,11 @@ def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
 class Chain:
     """The stages of one run, done one after another."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, prints: dict[str, str], inputs: Inputs) -> None:
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, prints: dict[str, str], inputs: Inputs, guest: bool = False
+    ) -> None:
         self.recipe, self.run, self.prints, self.inputs = recipe, run, prints, inputs
-        self._built: set[str] = set()
+        self._built: set[str] = set(recipe.models) if guest else set()  # a guest finds them built
 
     @cached_property
     def device(self) -> Any:
@@ -171,11 +182,11 @@ class Chain:
 
     # ------------------------------------------------------------------------------------------ models
 
-    def _load(self, name: str, *, train: bool = False) -> Any:
+    def _load(self, name: str, dtype: Any = None, **how: bool) -> Any:
         from distill import models
 
         source = self.recipe.models[self.recipe.source_model(name)]
-        return models.load(name, self._place(name), source, self.device, train=train)
+        return models.load(name, self._place(name), source, self.device, dtype=dtype, **how)
 
     def _place(self, name: str) -> str | Path:
         """Where a model lies; one that is built at random is built now, by its seed."""
@@ -201,6 +212,48 @@ class Chain:
 
     def _sft(self, stage: SftStage) -> dict[str, Any]:
         from distill import models
+
+        processes = self._processes()
+        if processes == 1 and stage.method != "qlora":
+            loaded = self.start(stage)
+            counts, _ = self.tune(stage, loaded)
+        else:
+            if processes > 1:
+                self._place(stage.model)  # built now, if it has to be, and not by each of them
+                counts, weights = tune_together(processes, self.run, stage.name)
+            else:
+                counts, weights = self.tune(stage, self.start(stage), give_weights=True)
+            loaded = self.start(stage, whole=True)  # neither in shards nor in four bits
+            models.take_over(loaded, weights)
+        models.save(loaded, self.run.model_folder(stage.makes))
+        return counts | {"max_length": stage.max_length}
+
+    def _processes(self) -> int:
+        """How many train together; one for each GPU (or, where the recipe says `gpu: cpu`, that many on the CPU)."""
+        hardware = self.recipe.hardware
+        if hardware is None:
+            return 1
+        if self.device.kind == "cpu" and hardware.gpu != "cpu":
+            _say(f"no GPU is here ({hardware.gpus} x {hardware.gpu} in the recipe): one process on the CPU")
+            return 1
+        return hardware.gpus
+
+    def start(self, stage: SftStage, *, whole: bool = False, empty: bool = False) -> Any:
+        """The model of a fine-tuning as it begins; ``whole``: to be saved, so neither quantised nor in bf16."""
+        import torch
+
+        from distill import models
+
+        full = stage.method == "full"
+        exact = full and stage.memory.weights == "float32"
+        dtype = torch.float32 if exact or whole else torch.bfloat16 if full else None
+        four_bit = stage.method == "qlora" and not whole
+        loaded = self._load(stage.model, dtype, four_bit=four_bit, empty=empty)
+        return loaded if full else models.with_lora(loaded, stage.lora, self.recipe.seed)
+
+    def tune(self, stage: SftStage, loaded: Any, **settings: Any) -> Any:
+        """Fine-tune a model that was started; see `fine_tune` for what may be set."""
+        from distill import models
         from distill.student.mixture import mix
         from distill.student.sft import fine_tune
 
@@ -208,7 +261,6 @@ class Chain:
         harvests = [
             maker for name in stage.traces if isinstance(maker := self.recipe.maker(name), SampleStage)
         ]
-        loaded = self._load(stage.model, train=True)
         mixture = mix(
             traces,
             stage.traces,
@@ -218,14 +270,11 @@ class Chain:
             max_length=stage.max_length,
             seed=self.recipe.seed,
         )
-        if stage.method == "lora":
-            loaded = models.with_lora(loaded, stage.lora, self.recipe.seed)
-        counts = fine_tune(
+        return fine_tune(
             stage, loaded, self.device, mixture, folder=self.run.stage_folder(stage.name),
-            fingerprint=self.prints[stage.name], seed=self.recipe.seed, saved=lambda: self.run.tick(stage.name),
+            fingerprint=self.prints[stage.name], seed=self.recipe.seed,
+            **({"saved": lambda: self.run.tick(stage.name)} | settings),
         )  # fmt: skip
-        models.save(loaded, self.run.model_folder(stage.makes))
-        return counts | {"max_length": stage.max_length}
 
     def _traces(self, name: str) -> list[Any]:
         from distill.traces import load_traces, read_made_traces
@@ -235,10 +284,12 @@ class Chain:
         return read_made_traces(self.run.traces_folder(name))
 
     def _grpo(self, stage: GrpoStage) -> dict[str, Any]:
+        import torch
+
         from distill import models
         from teacher.grpo import train
 
-        loaded = self._load(stage.model, train=True)
+        loaded = self._load(stage.model, torch.float32)
         counts = train(
             stage, loaded, self.device, self.inputs.problems(stage.problems), self.inputs.instruction(stage.problems),
             folder=self.run.stage_folder(stage.name), fingerprint=self.prints[stage.name], seed=self.recipe.seed,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from distill.device import Device
 from distill.errors import UserError
 from distill.recipe_parts import Architecture, Lora, ModelSource, Thought
 
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # says at import that a CPU kernel of its own is not there
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -161,7 +165,14 @@ def tags_of(think: Thought) -> ThoughtTags:
 
 
 def load(
-    name: str, place: str | Path, source: ModelSource, device: Device, *, train: bool = False
+    name: str,
+    place: str | Path,
+    source: ModelSource,
+    device: Device,
+    *,
+    dtype: torch.dtype | None = None,
+    four_bit: bool = False,
+    empty: bool = False,
 ) -> LoadedModel:
     """Load a model with its tokenizer onto the device.
 
@@ -169,7 +180,9 @@ def load(
         name: what the recipe calls it.
         place: folder or hub name.
         source: the recipe's entry of the model it descends from (tags, template, context changes).
-        train: keep float32 weights; otherwise weights are in the device's compute dtype.
+        dtype: of the weights; None is the device's compute dtype.
+        four_bit: keep the linear layers' weights in NF4, their scales quantised too (QLoRA, Dettmers et al. 2023).
+        empty: shapes alone, on no device; another process brings the weights.
 
     Raises:
         UserError: no model, tokenizer, EOS or chat template is there, or the architecture is beyond our attention.
@@ -189,7 +202,33 @@ def load(
             "it attends through a sliding window, which packed rows do not support",
             "use a model with full attention",
         )
-    dtype = torch.float32 if train else device.compute_dtype
+    dtype = dtype or device.compute_dtype
+    model = (
+        _empty(config, dtype)
+        if empty
+        else _with_weights(key, place, base, config, dtype, device if four_bit else None)
+    )
+    stop = model.generation_config.eos_token_id
+    stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
+    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
+    return LoadedModel(name, model if four_bit or empty else model.to(device.kind), chat)
+
+
+def _empty(config: Any, dtype: torch.dtype) -> Any:
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=distill.training.attention.NAME
+        )
+
+
+def _with_weights(
+    key: str, place: str | Path, base: str | None, config: Any, dtype: torch.dtype, nf4_on: Device | None
+) -> Any:
+    settings = (
+        {"quantization_config": _nf4(key, place, nf4_on), "device_map": {"": nf4_on.kind}} if nf4_on else {}
+    )
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
             base or place,
@@ -197,6 +236,7 @@ def load(
             dtype=dtype,
             attn_implementation=distill.training.attention.NAME,
             output_loading_info=True,
+            **settings,
         )
         if told["missing_keys"]:  # transformers would fill these with random numbers
             raise ValueError(f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first")
@@ -211,10 +251,21 @@ def load(
             f"its weights cannot be loaded ({_first_line(error)})",
             "give a folder or hub name with safetensors weights",
         ) from None
-    stop = model.generation_config.eos_token_id
-    stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
-    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
-    return LoadedModel(name, model.to(device.kind), chat)
+    return model
+
+
+def _nf4(key: str, place: str | Path, device: Device) -> transformers.BitsAndBytesConfig:
+    if _base_of_adapter(key, place):
+        remedy = "merge it first, or train on the model that it adapts"
+        raise UserError(
+            key, str(place), "is an adapter, which cannot be merged into four-bit weights", remedy
+        )
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=device.compute_dtype,
+    )
 
 
 #: Architectures whose packed log-probabilities were compared with transformers' own. Others may compute something else:
@@ -330,6 +381,12 @@ def with_lora(loaded: LoadedModel, lora: Lora | None, seed: int) -> LoadedModel:
         task_type="CAUSAL_LM",
     )
     return LoadedModel(loaded.name, get_peft_model(loaded.model, config), loaded.chat)
+
+
+def take_over(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Give a model, loaded as the trained one was, the weights that others have trained."""
+    told = loaded.model.load_state_dict(weights, strict=False)
+    assert not told.unexpected_keys, f"weights of another model: {told.unexpected_keys[:3]}"
 
 
 def save(loaded: LoadedModel, folder: Path) -> None:

@@ -273,9 +273,12 @@ def _check_names(recipe: Recipe) -> None:
 def _check_stage(at: str, stage: Stage) -> None:
     match stage:
         case SftStage():
-            if stage.lora and stage.method != "lora":
-                reason = f"has no effect with method: {stage.method}"
+            if stage.lora and stage.method == "full":
+                reason = "has no effect with method: full"
                 raise UserError(f"{at}.lora", None, reason, "write `method: lora` or drop it")
+            if stage.memory.weights == "bfloat16" and stage.method != "full":
+                reason = f"has no effect with method: {stage.method}, which trains its adapters in float32"
+                raise UserError(f"{at}.memory.weights", "bfloat16", reason, "drop it")
             if stage.max_length > (budget := stage.micro_batch_tokens):
                 reason = f"a trace of max_length={stage.max_length} does not fit"
                 raise UserError(f"{at}.micro_batch_tokens", budget, reason, "raise it, or lower max_length")

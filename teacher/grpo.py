@@ -118,8 +118,7 @@ class Learner:
             yield self._update(rollout, list(range(start, start + share)), old)
             every = stage.reference.refresh_every
             if self.reference is not None and every and self.updates % every == 0:
-                policy = self.updater.accelerator.unwrap_model(self.updater.model)
-                self.reference.load_state_dict(policy.state_dict())
+                self.reference.load_state_dict(self.updater.bare.state_dict())
 
     def _update(
         self, rollout: Rollout, batch: list[int], old: dict[int, torch.Tensor] | None
@@ -201,7 +200,7 @@ class Learner:
     def _reference_logprobs(self, row: PackedRow) -> torch.Tensor | None:
         if self.reference is None:
             return None
-        with self.updater.accelerator.autocast():
+        with self.updater.autocast():
             return token_logprobs(self.reference, row, self.stage.temperature)
 
     def state(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def trained(tiny_qwen2: Any, tmp_path: Path) -> Any:
         torch.set_num_threads(1)
         folder = folder or tmp_path / str(next(numbers))
         source = ModelSource(path=str(tiny_qwen2.folder))
-        loaded = load("m", tiny_qwen2.folder, source, CPU, train=True)
+        loaded = load("m", tiny_qwen2.folder, source, CPU, dtype=torch.float32)
         before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
         counts = grpo.train(
             stage_of(**changes), loaded, CPU, PROBLEMS, None,

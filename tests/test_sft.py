@@ -134,7 +134,9 @@ def tuned(tiny_qwen2: Any, mixed: Any, tmp_path: Path, monkeypatch: pytest.Monke
         stage = SftStage.model_validate(
             {"name": "distil", "kind": "sft", "model": "m", "traces": {"a": 1}, "makes": "s", **settings}
         )
-        loaded = load("m", tiny_qwen2.folder, ModelSource(path=str(tiny_qwen2.folder)), CPU, train=True)
+        loaded = load(
+            "m", tiny_qwen2.folder, ModelSource(path=str(tiny_qwen2.folder)), CPU, dtype=torch.float32
+        )
         if stage.method == "lora":
             loaded = with_lora(loaded, stage.lora, seed=0)
         folder = folder or tmp_path / str(next(numbers))
@@ -142,7 +144,7 @@ def tuned(tiny_qwen2: Any, mixed: Any, tmp_path: Path, monkeypatch: pytest.Monke
             stage, loaded, CPU, mixed({"a": traces}, {"a": 1}, epochs=stage.epochs),
             folder=folder, fingerprint="f", seed=0, saved=lambda: None,
         )  # fmt: skip
-        return loaded, MetricsLog.read(folder / "metrics.jsonl"), counts
+        return loaded, MetricsLog.read(folder / "metrics.jsonl"), counts.counts
 
     return tune
 

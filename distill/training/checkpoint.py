@@ -1,42 +1,83 @@
 """Checkpoints: written whole or not at all, one at a time, named by what they belong to.
 
-A checkpoint is one file, `step-N.pt`, that appears by a rename; the older one is removed after. It carries the
-fingerprint of its stage, so that a foreign one is named and never loaded.
+A checkpoint appears by a rename; the older one is removed after. Of one process it is a file, ``step-N.pt``; of several
+a folder, ``step-N``, in which each keeps what it holds (``rank-R-of-SIZE.pt``), so nothing is gathered, and as many
+processes have to go on. It carries the fingerprint of its stage. A torn or foreign one is named and never loaded.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distill.training.world import ALONE, World
 
-def save_checkpoint(folder: Path, step: int, fingerprint: str, state: dict[str, Any]) -> None:
-    """Write ``state`` as the checkpoint after ``step`` and drop the older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+
+def save_checkpoint(
+    folder: Path, step: int, fingerprint: str, state: dict[str, Any], world: World = ALONE
+) -> None:
+    """Write ``state`` as the checkpoint after ``step`` and drop the older ones; every process comes with its own."""
     waiting = folder / "writing.tmp"
-    with waiting.open("wb") as file:
+    if world.rank == 0:
+        _remove(waiting)
+        (folder if world.size == 1 else waiting).mkdir(parents=True, exist_ok=True)
+    world.wait()
+    with (waiting if world.size == 1 else waiting / _name(world)).open("wb") as file:
         torch.save({"step": step, "fingerprint": fingerprint, "state": state}, file)
         file.flush()
         os.fsync(file.fileno())
-    final = folder / f"step-{step}.pt"
-    waiting.replace(final)
-    for old in folder.glob("step-*.pt"):
-        if old != final:
-            old.unlink()
+    world.wait()
+    if world.rank == 0:
+        final = folder / (f"step-{step}.pt" if world.size == 1 else f"step-{step}")
+        _remove(final)
+        waiting.replace(final)
+        for old in folder.glob("step-*"):
+            if old != final:
+                _remove(old)
+    world.wait()
 
 
-def load_checkpoint(folder: Path, fingerprint: str) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint's step and state; None when there is none of this stage."""
-    found = sorted(
-        folder.glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")), reverse=True
-    )
+def load_checkpoint(
+    folder: Path, fingerprint: str, world: World = ALONE
+) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint's step and this process's state; None when none of this stage is there for all."""
+    found = sorted(folder.glob("step-*"), key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
     for path in found:
-        whole = torch.load(path, map_location="cpu", weights_only=True)
-        if whole["fingerprint"] == fingerprint:
+        whole, why = _read(path, fingerprint, world)
+        if world.sum(float(whole is not None)) == world.size:
+            assert whole is not None
             return whole["step"], whole["state"]
-        print(f"{path}: belongs to other work, so it is not loaded", file=sys.stderr)
+        if world.rank == 0:
+            print(f"{path}: {why or 'another process cannot load it'}, so it is not loaded", file=sys.stderr)
     return None
+
+
+def _read(path: Path, fingerprint: str, world: World) -> tuple[dict[str, Any] | None, str]:
+    """What lies there, or why it is not to be loaded."""
+    file = path if world.size == 1 else path / _name(world)
+    if not file.is_file():
+        return None, f"was not written by {world.size} process{'es' if world.size > 1 else ''}"
+    try:
+        whole = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        return None, f"cannot be read ({str(error).splitlines()[0][:100]})"
+    if whole["fingerprint"] != fingerprint:
+        return None, "belongs to other work"
+    return whole, ""
+
+
+def _name(world: World) -> str:
+    return f"rank-{world.rank}-of-{world.size}.pt"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -54,21 +54,26 @@ def _head_gives_logprobs(model: Any, targets_N: torch.Tensor, temperature: float
         hidden_NH = hidden_1NH[0]
         rows = max(1, CHUNK_BYTES[hidden_NH.device.type] // (4 * head.weight.shape[0]))
         if len(targets_N) <= rows:
-            return _of_logits(plain(hidden_NH), targets_N, temperature)[None]
-        if type(head) is torch.nn.Linear and head.bias is None:
-            return _Chunked.apply(hidden_NH, head.weight, targets_N, temperature, rows)[None]
+            return _row(_of_logits(plain(hidden_NH), targets_N, temperature))
+        if isinstance(head, torch.nn.Linear) and head.bias is None and head.weight.is_floating_point():
+            return _row(_Chunked.apply(hidden_NH, head.weight, targets_N, temperature, rows))
         # An adapter on the head, or one of another kind: autograd's way of the same.
         parts = [
             checkpoint(lambda h, t: _of_logits(plain(h), t, temperature), h, t, use_reentrant=False)
             for h, t in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True)
         ]
-        return torch.cat(parts)[None]
+        return _row(torch.cat(parts))
 
     head.forward = forward
     try:
         yield
     finally:
         del head.forward  # the class's own shows again
+
+
+def _row(logprobs_N: torch.Tensor) -> torch.Tensor:
+    """As a batch of one, and no view: sharded models hang their gathering of weights on what they return."""
+    return torch.stack([logprobs_N])
 
 
 def _of_logits(logits_CV: torch.Tensor, targets_C: torch.Tensor, temperature: float) -> torch.Tensor:

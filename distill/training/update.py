@@ -7,15 +7,17 @@ was cut into micro-batches cannot change the gradient.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from torch.distributed.tensor import DTensor
 
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.recipe_parts import Optimiser, Schedule
+from distill.recipe_parts import Memory, Optimiser, Schedule
+from distill.training.adamw import LeanAdamW
+from distill.training.world import ALONE, World, like, local, spread, without_exchange
 
 
 def learning_rate_at(step: int, steps: int, peak: float, schedule: Schedule) -> float:
@@ -33,10 +35,10 @@ def learning_rate_at(step: int, steps: int, peak: float, schedule: Schedule) -> 
 
 
 class Updater:
-    """AdamW on the trainable parameters of one model, through accelerate.
+    """AdamW on the trainable parameters of one model, alone or with other processes (`world`).
 
     Args:
-        model: moved to the device; its trainable parameters must be float32.
+        model: moved to the device; its trainable parameters are float32, or bfloat16 where ``memory`` says so.
         steps: updates of the whole run, which the schedule spans.
     """
 
@@ -48,27 +50,41 @@ class Updater:
         schedule: Schedule,
         optimiser: Optimiser,
         steps: int,
+        memory: Memory | None = None,
+        world: World = ALONE,
     ) -> None:
-        # accelerate keeps the precision once per process and refuses a second one; each run of updates has its own.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if device.bf16 else "no", cpu=device.kind == "cpu"
-        )
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        decayed = [parameter for parameter in trainable if parameter.ndim >= 2]
-        plain = [parameter for parameter in trainable if parameter.ndim < 2]
+        self.bare, self.world, self.device = model, world, device
+        if device.bf16:
+            model.forward = self.autocast()(model.forward)  # type: ignore[method-assign]
+        self.model = spread(model, world, device)
+        self.trainable = {name: p for name, p in self.bare.named_parameters() if p.requires_grad}
         groups = [
-            {"params": decayed, "weight_decay": optimiser.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {
+                "params": [p for p in self.trainable.values() if p.ndim >= 2],
+                "weight_decay": optimiser.weight_decay,
+            },
+            {"params": [p for p in self.trainable.values() if p.ndim < 2], "weight_decay": 0.0},
         ]
-        adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=optimiser.betas, fused=True)
-        self.model, self.adamw = self.accelerator.prepare(model, adamw)
+        memory = memory or Memory()
+        if memory.moments == "8bit" or memory.weights == "bfloat16":
+            eight_bit = memory.moments == "8bit"
+            self.adamw: torch.optim.Optimizer = LeanAdamW(groups, learning_rate, optimiser.betas, eight_bit)
+        else:
+            self.adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=optimiser.betas, fused=True)
         self._peak, self._schedule, self._optimiser, self._steps = learning_rate, schedule, optimiser, steps
         self.done = 0
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add this part's gradient."""
-        self.accelerator.backward(loss)
+    def autocast(self) -> torch.autocast:
+        """Products in bf16 where the device has them, as the model's own forward takes them."""
+        return torch.autocast(self.device.kind, torch.bfloat16, enabled=self.device.bf16)
+
+    def backward(self, loss: torch.Tensor, *, last: bool = True) -> None:
+        """Add this part's gradient; ``last`` says whether it is the update's last part in this process.
+
+        Processes take the mean of their gradients. Losses are shares of one sum, so each counts ``size`` times.
+        """
+        with nullcontext() if last else without_exchange(self.model):
+            (loss * self.world.size if self.world.size > 1 else loss).backward()
 
     def step(self) -> dict[str, float]:
         """Clip, update, and clear; returns the gradient norm before clipping and the learning rate used.
@@ -79,7 +95,8 @@ class Updater:
         rate = learning_rate_at(self.done, self._steps, self._peak, self._schedule)
         for group in self.adamw.param_groups:
             group["lr"] = rate
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self._optimiser.max_grad_norm))
+        total = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._optimiser.max_grad_norm)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         if not math.isfinite(norm):
             raise RunFailed(
                 f"the gradient of update {self.done + 1} is not finite: lower the learning rate, "
@@ -97,16 +114,39 @@ class Updater:
         return {"grad_norm": 0.0, "learning_rate": rate}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs: trainable weights, optimiser, count of updates."""
-        model = self.accelerator.unwrap_model(self.model)
-        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        weights = {name: tensor for name, tensor in model.state_dict().items() if name in names}
-        return {"weights": weights, "adamw": self.adamw.state_dict(), "done": self.done}
+        """What this process's checkpoint needs: what it holds of trainable weights and moments, count of updates."""
+        moments = {
+            name: {key: local(value) if torch.is_tensor(value) else value for key, value in kept.items()}
+            for name, parameter in self.trainable.items()
+            if (kept := self.adamw.state.get(parameter))
+        }
+        weights = {name: local(parameter.detach()) for name, parameter in self.trainable.items()}
+        return {"weights": weights, "moments": moments, "done": self.done}
 
+    @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Back to `state`, bit for bit."""
-        model = self.accelerator.unwrap_model(self.model)
-        unexpected = model.load_state_dict(state["weights"], strict=False).unexpected_keys
-        assert not unexpected, f"a checkpoint of another model: {unexpected[:3]}"
-        self.adamw.load_state_dict(state["adamw"])
+        unexpected = state["weights"].keys() ^ self.trainable.keys()
+        assert not unexpected, f"a checkpoint of another model: {sorted(unexpected)[:3]}"
+        for name, parameter in self.trainable.items():
+            local(parameter.data).copy_(state["weights"][name])
+            # Not by the optimiser's load_state_dict, which casts what it reads to the parameter's dtype.
+            self.adamw.state[parameter] = {
+                key: self._laid_out(value, parameter) if torch.is_tensor(value) else value
+                for key, value in state["moments"].get(name, {}).items()
+            }
         self.done = state["done"]
+
+    def _laid_out(self, moment: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+        moment = moment.to(local(parameter).device)
+        return moment if isinstance(self.adamw, LeanAdamW) else like(moment, parameter)
+
+    def whole(self) -> dict[str, torch.Tensor]:
+        """The trainable weights, whole, on the host. Every process must ask; those after the first get none of them."""
+        found = {}
+        for name, parameter in self.trainable.items():
+            value = parameter.detach()
+            value = value.full_tensor() if isinstance(value, DTensor) else value
+            if self.world.rank == 0:
+                found[name] = value.cpu()
+        return found

@@ -1,0 +1,143 @@
+"""The processes that train one model together, and how its weights lie among them.
+
+Alone; replicated (DistributedDataParallel: every process holds the whole model); or sharded (FSDP2: parameters,
+gradients and moments are cut among the processes, and each layer is whole only while it computes). Torch's own
+wrappers, not accelerate's: that one ignores an FSDP plugin on CPU processes without a word and replicates.
+
+What this does not do: cut one sequence among processes (context parallelism).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from distill.device import Device
+
+#: Others wait this long for a process that writes a checkpoint or loads weights.
+PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process's place among ``size``; ``sharded`` says how they hold the model."""
+
+    rank: int = 0
+    size: int = 1
+    sharded: bool = False
+
+    def sum(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=_device())
+        dist.all_reduce(total)
+        return float(total)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share(self, rows: Sequence[Any], sizes: Sequence[int]) -> list[Any | None]:
+        """This process's rows of an update, heaviest first to whoever has least; None where others still work.
+
+        All processes get equally many, for each takes part in the others' gathering of weights.
+        """
+        if self.size == 1:
+            return list(rows)
+        mine: list[list[Any | None]] = [[] for _ in range(self.size)]
+        load = [0] * self.size
+        for number in sorted(range(len(rows)), key=lambda n: (-sizes[n], n)):
+            least = min(range(self.size), key=lambda rank: (load[rank], rank))
+            mine[least].append(rows[number])
+            load[least] += sizes[number]
+        longest = max(map(len, mine))
+        return mine[self.rank] + [None] * (longest - len(mine[self.rank]))
+
+
+ALONE = World()
+
+
+def launched() -> bool:
+    """Whether torchrun, or whatever sets its variables, has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: Device, sharded: bool) -> World:
+    """Meet the processes that torchrun's variables name; `ALONE` where there are none."""
+    if not launched():
+        return ALONE
+    if device.kind == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.kind == "cuda" else "gloo", timeout=PATIENCE)
+    return World(dist.get_rank(), dist.get_world_size(), sharded)
+
+
+def spread(model: Any, world: World, device: Device) -> Any:
+    """The model as the processes hold it; sharded, the first process's weights go to all, whose own may be empty."""
+    if world.size == 1:
+        return model
+    if not world.sharded:
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    whole = model.state_dict() if world.rank == 0 else {}
+    buffers = {name: buffer.to(device.kind) for name, buffer in model.named_buffers()}
+    model.to("meta")  # so that no process ever holds more than its shards and one layer on the device
+    model.tie_weights()
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if device.bf16 else None, reduce_dtype=torch.float32
+    )
+    mesh = init_device_mesh(device.kind, (world.size,))
+    for module in list(model.modules()):
+        if type(module).__name__.endswith("DecoderLayer"):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    model.to_empty(device=device.kind)
+    model.tie_weights()
+    for name, buffer in buffers.items():
+        home, _, last = name.rpartition(".")
+        model.get_submodule(home)._buffers[last] = buffer
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, whole, options=options)
+    return model
+
+
+def without_exchange(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Keep gradients at home for now. Shards are exchanged each time all the same: whole gradients would not fit."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A local tensor laid out as a parameter is."""
+    if not isinstance(parameter, DTensor) or values.ndim == 0:
+        return values
+    return DTensor.from_local(
+        values,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def _device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
