@@ -99,3 +99,24 @@ def test_a_full_disk_is_told_as_such_and_leaves_the_one_before(
         save_checkpoint(tmp_path, 2, "mine", state(2))
     assert caught.value.errno == errno.ENOSPC
     assert loaded_value(tmp_path) == 1
+
+
+def test_a_torn_one_is_named_and_the_one_before_it_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(tmp_path / "new", 8, "mine", state(8))
+    save_checkpoint(tmp_path, 7, "mine", state(7))
+    whole = (tmp_path / "new" / "step-8.pt").read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "step-8.pt").write_bytes(whole[:size])
+        assert loaded_value(tmp_path) == 7.0
+        assert "step-8.pt: cannot be read" in capsys.readouterr().err
+
+
+def test_one_of_other_processes_is_named_and_not_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "step-9").mkdir(parents=True)
+    (tmp_path / "step-9" / "rank-0-of-2.pt").write_bytes(b"")
+    assert loaded_value(tmp_path) is None
+    assert "step-9: was not written by 1 process, so" in capsys.readouterr().err

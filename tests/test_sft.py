@@ -21,6 +21,7 @@ from distill.records import FinishReason, Trace
 from distill.runs import MetricsLog
 from distill.student.mixture import Mixture, mix
 from distill.student.sft import fine_tune
+from distill.training import activations
 
 CPU = Device("cpu", "cpu", False)
 
@@ -180,13 +181,22 @@ def test_the_prompt_is_no_part_of_the_loss(tuned: Any, mixed: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [{"method": "full"}, {"method": "lora", "lora": {"rank": 2, "dropout": 0.2}}]
+    "method",
+    [
+        {"method": "full"},
+        {"method": "lora", "lora": {"rank": 2, "dropout": 0.2}},
+        {"method": "qlora", "lora": {"rank": 2, "dropout": 0.2}},
+        {"memory": {"weights": "bfloat16", "moments": "8bit"}},
+        {"memory": {"moments": "8bit", "activations": "offload"}},
+    ],
+    ids=["full", "lora", "qlora", "bfloat16 and 8 bits", "8 bits and offload"],
 )
 @pytest.mark.parametrize("stopped_at", [2, 4, 5])
 def test_a_resumed_run_is_the_undisturbed_one(
     tuned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any], stopped_at: int
 ) -> None:
     whole, rows, counts = tuned(**method)
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     calls, real = itertools.count(1), MetricsLog.append
 
     def stops(log: MetricsLog, row: Any) -> None:
@@ -203,6 +213,29 @@ def test_a_resumed_run_is_the_undisturbed_one(
     assert counts == counts_resumed
     for row, row_resumed in zip(rows, rows_resumed, strict=True):
         assert {**row, "seconds": 0} == {**row_resumed, "seconds": 0}
+
+
+@pytest.mark.parametrize("activations", ["recompute", "offload"])
+def test_activations_that_are_not_kept_change_nothing(tuned: Any, activations: str) -> None:
+    kept, rows, _ = tuned()
+    other, others, _ = tuned(memory={"activations": activations})
+    assert [row["loss"] for row in rows] == [row["loss"] for row in others]
+    expected = weights_of(kept)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(other).items())
+
+
+def test_what_waits_on_the_host_is_large_and_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[Any] = []
+    real = activations._to_host
+    monkeypatch.setattr(activations, "_to_host", lambda tensor: moved.append(real(tensor)) or moved[-1])
+    linear = torch.nn.Linear(256, 256)
+    x = torch.randn(300, 256, requires_grad=True)
+    with activations.keeping("offload"):
+        y = linear(x * 2)
+    y.sum().backward()
+    shapes = [one[1].shape for one in moved if isinstance(one, tuple)]
+    assert shapes == [(300, 256)] and any(one is linear.weight for one in moved)
+    torch.testing.assert_close(linear.weight.grad, (x * 2).sum(0).expand(256, 256))
 
 
 def test_adapters_alone_are_trained_and_merge_into_a_plain_folder(

@@ -25,7 +25,8 @@ def keeping(where: Literal["keep", "recompute", "offload"]) -> AbstractContextMa
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.device, torch.Tensor]:
-    if tensor.is_leaf or tensor.untyped_storage().nbytes() < SMALLEST_TO_MOVE:  # a weight stays where it is
+    owner = tensor if tensor._base is None else tensor._base
+    if owner.is_leaf or tensor.untyped_storage().nbytes() < SMALLEST_TO_MOVE:  # a weight stays where it is
         return tensor
     pinned = tensor.device.type == "cuda"
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)

@@ -66,7 +66,8 @@ def _read(path: Path, fingerprint: str, world: World) -> tuple[dict[str, Any] | 
     try:
         whole = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        return None, f"cannot be read ({str(error).splitlines()[0][:100]})"
+        why = str(error).splitlines() or [type(error).__name__]
+        return None, f"cannot be read ({why[0][:100]})"
     if whole["fingerprint"] != fingerprint:
         return None, "belongs to other work"
     return whole, ""
