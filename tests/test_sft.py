@@ -235,7 +235,7 @@ def test_what_waits_on_the_host_is_large_and_no_weight(monkeypatch: pytest.Monke
     y.sum().backward()
     shapes = [one[1].shape for one in moved if isinstance(one, tuple)]
     assert shapes == [(300, 256)] and len(moved) == 2
-    torch.testing.assert_close(linear.weight.grad, (x * 2).sum(0).expand(256, 256))
+    torch.testing.assert_close(linear.weight.grad, (x * 2).sum(0).expand(256, 256), rtol=1e-4, atol=1e-4)
 
 
 def test_adapters_alone_are_trained_and_merge_into_a_plain_folder(
