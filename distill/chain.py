@@ -7,18 +7,20 @@ change anywhere upstream makes it due again. Nothing heavy is imported before a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from distill import card
 from distill.crew import tune_together
 from distill.errors import UserError
 from distill.inputs import HASHED_BYTES, Inputs, fingerprints
+from distill.manifest import surroundings
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.runs import RunFolder, finished_stages, hash_path
+from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
 
 
 def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None) -> Path | None:
@@ -146,7 +148,7 @@ class Chain:
         }  # fmt: skip
         counts = work[stage.kind](self.inputs.fitted(stage.name))
         inputs = {name: self.prints[name] for name in _upstream(self.recipe, stage)}
-        outputs = {self._key(path): hash_path(path) for path in self._makes(stage)}
+        outputs = {self._key(path): hash_path(path, _words(stage)) for path in self._makes(stage)}
         self.run.finish(stage.name, counts, inputs, outputs)
         self.run.write_manifest(**self.device.describe())
 
@@ -157,13 +159,14 @@ class Chain:
         """Whether what a finished stage made is there as it was: by content, or by time where that is much to read."""
         finished = datetime.fromisoformat(marker["finished_at"]).timestamp() + 1
         for path in self._makes(stage):
-            files = [file.stat() for file in path.rglob("*") if file.is_file()]
+            found = (file for file in path.rglob("*") if file.is_file() and file.name not in _words(stage))
+            files = [file.stat() for file in found]
             if not files:
                 return False
             if sum(file.st_size for file in files) > HASHED_BYTES:
                 if max(file.st_mtime for file in files) > finished:
                     return False
-            elif marker["outputs"].get(self._key(path)) != hash_path(path):
+            elif marker["outputs"].get(self._key(path)) != hash_path(path, _words(stage)):
                 return False
         return True
 
@@ -225,8 +228,9 @@ class Chain:
                 counts, weights = self.tune(stage, self.start(stage), give_weights=True)
             loaded = self.start(stage, whole=True)  # neither in shards nor in four bits
             models.take_over(loaded, weights)
-        models.save(loaded, self.run.model_folder(stage.makes))
-        return counts | {"max_length": stage.max_length}
+        counts |= {"max_length": stage.max_length}
+        models.save(loaded, self.run.model_folder(stage.makes), self._cards(stage, counts))
+        return counts
 
     def _processes(self) -> int:
         """How many train together; one for each GPU (or, where the recipe says `gpu: cpu`, that many on the CPU)."""
@@ -270,11 +274,12 @@ class Chain:
             max_length=stage.max_length,
             seed=self.recipe.seed,
         )
-        return fine_tune(
+        tuned = fine_tune(
             stage, loaded, self.device, mixture, folder=self.run.stage_folder(stage.name),
             fingerprint=self.prints[stage.name], seed=self.recipe.seed,
             **({"saved": lambda: self.run.tick(stage.name)} | settings),
         )  # fmt: skip
+        return tuned._replace(counts=tuned.counts | {"traces_read": _sizes(traces)})
 
     def _traces(self, name: str) -> list[Any]:
         from distill.traces import load_traces, read_made_traces
@@ -295,8 +300,9 @@ class Chain:
             folder=self.run.stage_folder(stage.name), fingerprint=self.prints[stage.name], seed=self.recipe.seed,
             saved=lambda: self.run.tick(stage.name),
         )  # fmt: skip
-        models.save(loaded, self.run.model_folder(stage.makes))
-        return counts | {"max_tokens": stage.max_tokens}
+        counts |= {"max_tokens": stage.max_tokens}
+        models.save(loaded, self.run.model_folder(stage.makes), self._cards(stage, counts))
+        return counts
 
     def _sample(self, stage: SampleStage) -> dict[str, Any]:
         from teacher.harvest import harvest
@@ -327,6 +333,7 @@ class Chain:
                 )  # fmt: skip
                 generated += summary["tokens"]
                 self.run.tick(stage.name)
+        self._refresh_cards(stage)
         return {"generated_tokens": generated, "trained_tokens": 0}
 
     def _compare(self, stage: CompareStage) -> dict[str, Any]:
@@ -344,7 +351,24 @@ class Chain:
             {model: self.recipe.role(model) for model in models},
         )
         write_report(self.run.path, self.recipe, comparison)
+        self._refresh_cards(exam, comparison)
         return {"generated_tokens": 0, "trained_tokens": 0}
+
+    # ------------------------------------------------------------------------------------------ words
+
+    def _cards(self, stage: SftStage | GrpoStage, counts: dict[str, Any]) -> dict[str, str]:
+        """The card of a model about to be saved, by its path in the model's folder."""
+        ran_with = {**surroundings(), **self.device.describe()}
+        return card.cards(
+            self.run.path, self.recipe, card.Made(stage, self.prints[stage.name], counts, ran_with)
+        )
+
+    def _refresh_cards(self, exam: EvalStage, comparison: dict[str, Any] | None = None) -> None:
+        """Tell the cards what was measured; before the stage's marker, so that a kill cannot come between."""
+        for model in exam.models:
+            maker = self.recipe.maker(model)
+            if maker is not None:
+                card.refresh(self.run.path, model, self.prints[maker.name], comparison)
 
     def _cost(self, model: str) -> dict[str, Any]:
         """Tokens generated and trained on the way from a model's base to it, alone and with its teachers' cost.
@@ -374,6 +398,19 @@ class Chain:
         return {
             key: sum(count.get(key, 0) for count in counts) for key in ("generated_tokens", "trained_tokens")
         }
+
+
+def _words(stage: Stage) -> tuple[str, ...]:
+    """Files in what a stage makes that later stages write again."""
+    return CARD_FILES if isinstance(stage, SftStage | GrpoStage) else ()
+
+
+def _sizes(traces: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, int]]:
+    """How many traces and tokens were read of each set, for the card."""
+    return {
+        name: {"traces": len(rows), "tokens": sum(row.tokens for row in rows)}
+        for name, rows in traces.items()
+    }
 
 
 def _say(text: str) -> None:

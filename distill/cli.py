@@ -18,6 +18,7 @@ from typing import Any
 
 from distill import __version__
 from distill.errors import RunFailed, UserError
+from distill.export import add_export
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -330,10 +331,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command(teacher, "train", _teacher_train, "run the stages that make the teacher")
     command(teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table")
-    student = commands.add_parser("student", help="fine-tune the student").add_subparsers(
+    student = commands.add_parser("student", help="fine-tune the student, or export it").add_subparsers(
         required=True, metavar="COMMAND"
     )
     command(student, "train", _student_train, "run the stages that make the student")
+    add_export(student, command)
     evaluate = command(commands, "eval", _eval, "run suites: a recipe's, or any model's", recipe="?")
     evaluate.add_argument(
         "--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable"

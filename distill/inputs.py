@@ -14,7 +14,7 @@ from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_parts import DEFAULT_LENGTH
 from distill.records import Problem
-from distill.runs import fingerprint, hash_path
+from distill.runs import CARD_FILES, fingerprint, hash_path
 
 
 class Inputs:
@@ -212,7 +212,7 @@ def _file(path: str | None) -> str | None:
 def _model_folder(path: str | None) -> Any:
     if path is None or not Path(path).is_dir():
         return None
-    files = sorted(file for file in Path(path).iterdir() if file.is_file())
+    files = sorted(file for file in Path(path).iterdir() if file.is_file() and file.name not in CARD_FILES)
     if sum(file.stat().st_size for file in files) <= HASHED_BYTES:
         return [(file.name, hash_path(file)) for file in files]
     config = Path(path, "config.json")

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from distill.chat import ChatFormat, ThoughtTags
 from distill.device import Device
 from distill.errors import UserError
 from distill.recipe_parts import Architecture, Lora, ModelSource, Thought
+from distill.runs import ADAPTER
 
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # says at import that a CPU kernel of its own is not there
+# It says at import that a CPU kernel of its own is not there.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
@@ -244,6 +245,7 @@ def _with_weights(
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, place).merge_and_unload()
+            model.name_or_path = str(place)  # what further adapters stand on, not the model below this one
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             key,
@@ -389,26 +391,27 @@ def take_over(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> None:
     assert not told.unexpected_keys, f"weights of another model: {told.unexpected_keys[:3]}"
 
 
-def save(loaded: LoadedModel, folder: Path) -> None:
-    """Save as an ordinary transformers folder, adapters merged; the folder appears whole or not at all.
+def save(loaded: LoadedModel, folder: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Save as an ordinary transformers folder; it appears whole or not at all.
+
+    Low-rank adapters are merged into its weights and also kept as they are, in ``adapter/``.
+
+    Args:
+        texts: files that appear with it (its card), by their path in the folder.
 
     Raises:
         OSError: the disk is full, ...; a folder that was there before still is.
     """
-    model = loaded.model
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
     waiting = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(waiting, ignore_errors=True)
-    defaults = model.generation_config
-    if any(getattr(defaults, name, None) is not None for name in ("temperature", "top_p", "top_k", "min_p")):
-        defaults.do_sample = True  # transformers refuses to save sampling settings beside greedy decoding
-    model.generation_config.eos_token_id = sorted(loaded.chat.stop_ids)
-    model.generation_config.pad_token_id = loaded.chat.tokenizer.pad_token_id
     try:
         waiting.mkdir(parents=True)
+        model = _merged(loaded.model, waiting / ADAPTER)
+        _set_generation_defaults(model, loaded.chat)
         model.save_pretrained(waiting)
         loaded.chat.tokenizer.save_pretrained(waiting)
+        for place, text in (texts or {}).items():
+            (waiting / place).write_text(text, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         waiting.replace(folder)
     except SafetensorError as error:  # it hides the system's error in its text
@@ -416,6 +419,24 @@ def save(loaded: LoadedModel, folder: Path) -> None:
         raise OSError(errno.ENOSPC if full else errno.EIO, f"{folder}: {error}") from error
     finally:
         shutil.rmtree(waiting, ignore_errors=True)  # half a model would keep a full disk full
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    """The model with its adapters merged into its weights; before that they are saved in a folder of their own."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    # The base's embeddings are never trained with the adapters. To find out, peft would ask the hub.
+    model.save_pretrained(adapter, save_embedding_layers=False)
+    (adapter / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
+    return model.merge_and_unload()
+
+
+def _set_generation_defaults(model: Any, chat: ChatFormat) -> None:
+    defaults = model.generation_config
+    if any(getattr(defaults, name, None) is not None for name in ("temperature", "top_p", "top_k", "min_p")):
+        defaults.do_sample = True  # transformers refuses to save sampling settings beside greedy decoding
+    defaults.eos_token_id = sorted(chat.stop_ids)
+    defaults.pad_token_id = chat.tokenizer.pad_token_id
 
 
 def _first_line(error: BaseException) -> str:

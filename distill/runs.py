@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -61,12 +61,23 @@ def _plain(value: object) -> object:
     raise TypeError(f"cannot fingerprint a {type(value).__name__}")
 
 
-def hash_path(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, or of a folder's relative names and bytes in sorted order."""
+#: A model's card (and, after a kill, half of one). It is written anew whenever the model has been measured, so it is
+#: no part of what the model is: no stage may become due because of it.
+CARD_FILES = ("README.md", ".README.md.tmp")
+#: Where in a model's folder its low-rank adapters lie, unmerged, with a card of their own.
+ADAPTER = "adapter"
+
+
+def hash_path(path: Path, without: Collection[str] = ()) -> str:
+    """SHA-256 (hex) of a file's bytes, or of a folder's relative names and bytes in sorted order.
+
+    Args:
+        without: names of files, in whatever folder, that do not count.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(inner for inner in path.rglob("*") if inner.is_file())
+    files = sorted(inner for inner in path.rglob("*") if inner.is_file() and inner.name not in without)
     return fingerprint([(inner.relative_to(path).as_posix(), hash_path(inner)) for inner in files])
 
 
@@ -143,7 +154,7 @@ class RunFolder:
         """
         folder = self.stage_folder(stage)
         started = folder / "started.json"
-        found = _read_json(started)
+        found = read_json(started)
         resumes = found is not None and found["fingerprint"] == fingerprint
         (folder / "finished.json").unlink(missing_ok=True)
         if not resumes:
@@ -196,7 +207,7 @@ class RunFolder:
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What `finish` wrote of a stage, or None; the caller compares its fingerprint with today's."""
-        return _read_json(self.stage_folder(stage) / "finished.json")
+        return read_json(self.stage_folder(stage) / "finished.json")
 
     def write_manifest(self, device: str, precision: str) -> None:
         """Write ``manifest.json``: what the run ran with, and the marker of every finished stage."""
@@ -216,7 +227,7 @@ class RunFolder:
 
     def in_manifest(self, stage: str) -> bool:
         """Whether the manifest tells of the stage as last finished: a kill can come between the two files."""
-        told = (_read_json(self.path / "manifest.json") or {}).get("stages", {}).get(stage, {})
+        told = (read_json(self.path / "manifest.json") or {}).get("stages", {}).get(stage, {})
         return bool(told == {"kind": self.recipe.stage(stage).kind, **(self.finished(stage) or {})})
 
     def _renumber_stages(self) -> None:
@@ -261,7 +272,8 @@ def _take_lock(path: Path) -> int:
     return handle
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is no file."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 

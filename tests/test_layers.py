@@ -12,10 +12,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
     0: "errors recipe recipe_parts recipe_types recipe_errors recipe_file runs places manifest records shards",
-    1: "verify grade grade_files chat lengths language",
+    1: "verify grade grade_files chat lengths language card card_results licences",
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask",
-    4: "cli chain inputs",
+    4: "cli chain inputs export",
 }
 LEVEL = {f"distill.{name}": level for level, names in LAYERS.items() for name in names.split()}
 LEVEL |= {"teacher": 3, "eval": 3}
@@ -75,7 +75,7 @@ def offences(module: str, source: str) -> list[str]:
             level == 4
             and LEVEL[there] >= 2
             and not in_function
-            and there not in ("distill.cli", "distill.chain", "distill.inputs")
+            and there not in ("distill.cli", "distill.chain", "distill.inputs", "distill.export")
         ):
             found.append(f"{where} at its top: `distill --help` would load it")
     return found
