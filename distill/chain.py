@@ -15,9 +15,9 @@ from typing import Any
 
 from distill import card
 from distill.crew import tune_together
-from distill.errors import UserError
 from distill.inputs import HASHED_BYTES, Inputs, fingerprints
 from distill.manifest import surroundings
+from distill.order import check_machine, check_order, upstream
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
@@ -41,8 +41,8 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
     done = {name for name, marker in markers.items() if marker["fingerprint"] == prints.get(name)}
     due = [stage for stage in stages if stage.name not in done]
     inputs = Inputs(recipe)
-    _check_order(recipe, due, done, markers.keys() - done)
-    _check_machine(recipe, due)
+    check_order(recipe, due, done, markers.keys() - done)
+    check_machine(recipe, due)
     inputs.check(due)
     with RunFolder.open(out, recipe) as run:
         chain = Chain(recipe, run, prints, inputs)
@@ -52,58 +52,6 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
         return (
             report if report.is_file() and any(isinstance(stage, CompareStage) for stage in stages) else None
         )
-
-
-def _check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
-    """Chosen stages may stand on others that were never run: refuse, before anything is written.
-
-    A stage that is itself due counts as run for those after it.
-    """
-    ready = set(done)
-    for stage in due:
-        for name in _upstream(recipe, stage):
-            if name not in ready:
-                state = (
-                    "out of date: its section or what it reads has changed"
-                    if name in stale
-                    else "not finished"
-                )
-                reason = f"stands on stage `{name}`, which is {state}"
-                remedy = f"run it first (--only {name}), or the whole recipe"
-                raise UserError(f"stages.{stage.name}", None, reason, remedy)
-        ready.add(stage.name)
-
-
-def _check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
-    hardware = recipe.hardware
-    if hardware and hardware.nodes > 1 and any(isinstance(stage, SftStage) for stage in due):
-        reason = "a run trains on the GPUs of one node; more can be planned for but not used"
-        raise UserError("hardware.nodes", hardware.nodes, reason, "--set hardware.nodes=1")
-
-
-def _upstream(recipe: Recipe, stage: Stage) -> list[str]:
-    """The stages that make what this one reads."""
-    makers = [maker.name for name in Inputs.read_by(stage) if (maker := recipe.maker(name))]
-    return [*makers, stage.results] if isinstance(stage, CompareStage) else makers
-
-
-def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
-    """The training stages that make the models of a role, and those that make what these start from, in order."""
-    wanted: set[str] = set()
-    for stage in recipe.stages:
-        if isinstance(stage, SftStage | GrpoStage) and stage.role == role:
-            maker: Any = stage
-            while isinstance(maker, SftStage | GrpoStage):
-                wanted.add(maker.name)
-                maker = recipe.maker(maker.model)
-    if not wanted:
-        raise UserError(
-            "RECIPE",
-            recipe.name,
-            f"no stage makes a model of role {role}",
-            f"write `role: {role}` on a sft or grpo stage",
-        )
-    return [stage for stage in recipe.stages if stage.name in wanted]
 
 
 class Chain:
@@ -147,7 +95,7 @@ class Chain:
             "sft": self._sft, "grpo": self._grpo, "sample": self._sample, "eval": self._eval, "compare": self._compare,
         }  # fmt: skip
         counts = work[stage.kind](self.inputs.fitted(stage.name))
-        inputs = {name: self.prints[name] for name in _upstream(self.recipe, stage)}
+        inputs = {name: self.prints[name] for name in upstream(self.recipe, stage)}
         outputs = {self._key(path): hash_path(path, _words(stage)) for path in self._makes(stage)}
         self.run.finish(stage.name, counts, inputs, outputs)
         self.run.write_manifest(**self.device.describe())

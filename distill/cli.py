@@ -77,14 +77,14 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _teacher_train(options: argparse.Namespace) -> None:
-    from distill.chain import stages_towards
+    from distill.order import stages_towards
 
     recipe, out = _recipe(options)
     _walk(options, recipe, out, stages_towards(recipe, "teacher"))
 
 
 def _student_train(options: argparse.Namespace) -> None:
-    from distill.chain import stages_towards
+    from distill.order import stages_towards
 
     recipe, out = _recipe(options)
     _walk(options, recipe, out, stages_towards(recipe, "student"))

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from distill.chain import Chain, run_recipe, stages_towards
+from distill.chain import Chain, run_recipe
 from distill.errors import UserError
 from distill.inputs import fingerprints
+from distill.order import stages_towards
 from distill.recipe import Recipe
 from distill.recipe_file import parse_recipe
 from distill.runs import MetricsLog, RunFolder, finished_stages

@@ -148,7 +148,7 @@ def test_a_model_made_before_there_were_cards_gets_one(run: Path, tmp_path: Path
 
 
 def test_merged_is_unmerged_is_base_with_adapters(tiny: Any, tmp_path: Path) -> None:
-    loaded = load("m", tiny.folder, ModelSource(path=str(tiny.folder)), CPU, train=True)
+    loaded = load("m", tiny.folder, ModelSource(path=str(tiny.folder)), CPU, dtype=torch.float32)
     before = logits_of(loaded.model)
     adapted = with_lora(loaded, Lora(rank=4, alpha=8), seed=0)
     torch.manual_seed(0)

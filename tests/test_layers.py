@@ -15,7 +15,7 @@ LAYERS = {
     1: "verify grade grade_files chat lengths language card card_results licences",
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask",
-    4: "cli chain inputs export",
+    4: "cli chain crew order inputs export",
 }
 LEVEL = {f"distill.{name}": level for level, names in LAYERS.items() for name in names.split()}
 LEVEL |= {"teacher": 3, "eval": 3}

@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +14,14 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import distill.training.attention
 from distill.chat import ChatFormat, ThoughtTags
 from distill.device import Device
 from distill.errors import UserError
-from distill.recipe_parts import Architecture, Lora, ModelSource, Thought
-from distill.runs import ADAPTER
+from distill.models.vocabulary import as_reloaded, base_of_adapter, first_line, load_tokenizer
+from distill.recipe_parts import Lora, ModelSource, Thought
 
 # It says at import that a CPU kernel of its own is not there.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -53,111 +49,6 @@ class Preview:
 
     chat: ChatFormat
     context: int
-
-
-def load_tokenizer(name: str, source: ModelSource) -> Any:
-    """The model's tokenizer, with the recipe's chat template where it brings one.
-
-    Raises:
-        UserError: there is none at that place, or the template file cannot be read.
-    """
-    if source.tokenizer == "world":
-        from distill.world_tokenizer import build_tokenizer
-
-        return _with_template(name, source, build_tokenizer())
-    place = source.tokenizer or source.path
-    key = f"models.{name}.{'tokenizer' if source.tokenizer else 'path'}"
-    if (
-        place
-        and Path(place, "adapter_config.json").is_file()
-        and not Path(place, "tokenizer_config.json").is_file()
-    ):
-        place = _base_of_adapter(key, place)  # peft alone saves no tokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            key,
-            place,
-            f"no tokenizer can be loaded from it ({_first_line(error)})",
-            "give a folder or hub name that holds tokenizer.json",
-        ) from None
-    # Where a folder has no tokenizer, transformers makes one up from the special tokens alone.
-    if tokenizer.vocab_size <= len(tokenizer.all_special_tokens):
-        raise UserError(
-            key,
-            place,
-            "no tokenizer can be loaded from it (there is no vocabulary)",
-            "give a folder or hub name that holds tokenizer.json",
-        )
-    return _with_template(name, source, tokenizer)
-
-
-def _with_template(name: str, source: ModelSource, tokenizer: Any) -> Any:
-    if source.chat_template:
-        try:
-            tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"models.{name}.chat_template",
-                source.chat_template,
-                f"cannot be read: {error.strerror}",
-                "give a Jinja file",
-            ) from None
-    return tokenizer
-
-
-def build_folder(name: str, source: ModelSource, folder: Path, seed: int) -> None:
-    """Build a random model of the given architecture and save it with its tokenizer as a transformers folder."""
-    assert source.build is not None
-    tokenizer = _as_reloaded(name, source.build, load_tokenizer(name, source))
-    chat = ChatFormat(name, tokenizer, tags_of(source.think))  # refuses what cannot be trained
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(source.build, tokenizer))
-    save(LoadedModel(name, model, chat), folder)
-
-
-#: Words, digits, blanks, code, another script and an emoji: where ways of splitting a text differ.
-_PROBE = "Let 3.14159 x 12345678 = \\frac{1}{2}, don't I'LL.\n\n  def f(x):\n\treturn x**2  # \u5148\u52a0 \U0001f600"
-
-
-def _as_reloaded(name: str, build: Architecture, tokenizer: Any) -> Any:
-    """The tokenizer as transformers will load it beside a model of this architecture.
-
-    It picks the class by the architecture, and that class may split texts its own way or add a token.
-
-    Raises:
-        UserError: the same text would get other ids.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        _config(build, tokenizer).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        reloaded = AutoTokenizer.from_pretrained(folder)
-    probe = _PROBE + (tokenizer.eos_token or "")
-    if reloaded.encode(probe, add_special_tokens=False) != tokenizer.encode(probe, add_special_tokens=False):
-        reason = f"beside a {build.architecture} model, transformers reads texts into other tokens with it"
-        remedy = "choose the architecture that the tokenizer belongs to, or `architecture: llama`"
-        raise UserError(f"models.{name}.tokenizer", None, reason, remedy)
-    return reloaded
-
-
-def _config(build: Architecture, tokenizer: Any) -> Any:
-    kinds = {"qwen2": transformers.Qwen2Config, "llama": transformers.LlamaConfig}
-    return kinds[build.architecture](
-        vocab_size=len(tokenizer),
-        hidden_size=build.hidden,
-        num_hidden_layers=build.layers,
-        num_attention_heads=build.heads,
-        num_key_value_heads=build.kv_heads or build.heads,
-        intermediate_size=build.intermediate or 4 * build.hidden,
-        max_position_embeddings=build.max_length,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        # 0.02 suits hidden sizes in the thousands; small models learn several times faster from wider weights.
-        initializer_range=max(0.02, 0.6 * build.hidden**-0.5),
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 def tags_of(think: Thought) -> ThoughtTags:
@@ -190,7 +81,7 @@ def load(
     """
     key = f"models.{name}.path"
     given = source if source.path else source.model_copy(update={"tokenizer": str(place)})
-    base = _base_of_adapter(key, place)
+    base = base_of_adapter(key, place)
     config = _load_config(key, base or place)
     tokenizer = load_tokenizer(name, given)
     _check_vocabulary(name, config, tokenizer)
@@ -250,14 +141,14 @@ def _with_weights(
         raise UserError(
             key,
             str(place),
-            f"its weights cannot be loaded ({_first_line(error)})",
+            f"its weights cannot be loaded ({first_line(error)})",
             "give a folder or hub name with safetensors weights",
         ) from None
     return model
 
 
 def _nf4(key: str, place: str | Path, device: Device) -> transformers.BitsAndBytesConfig:
-    if _base_of_adapter(key, place):
+    if base_of_adapter(key, place):
         remedy = "merge it first, or train on the model that it adapts"
         raise UserError(
             key, str(place), "is an adapter, which cannot be merged into four-bit weights", remedy
@@ -279,21 +170,6 @@ def _check_architecture(key: str, place: str | Path, config: Any) -> None:
     if config.model_type not in ARCHITECTURES:
         reason = f"is a {config.model_type} model, whose attention over packed rows is not known to be right"
         raise UserError(key, str(place), reason, f"use one of {', '.join(ARCHITECTURES)}")
-
-
-def _base_of_adapter(key: str, place: str | Path) -> str | None:
-    """The model that a PEFT folder adapts, as the folder names it; None for a folder with weights of its own."""
-    file = Path(place, "adapter_config.json")
-    if not file.is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError):
-        base = None
-    if not base:
-        remedy = "write base_model_name_or_path into its adapter_config.json, or merge it"
-        raise UserError(key, str(place), "is an adapter that does not say of which model", remedy)
-    return str(base)
 
 
 def _change_context(config: Any, source: ModelSource) -> None:
@@ -321,12 +197,12 @@ def preview(name: str, source: ModelSource) -> Preview:
     context = source.build.max_length if source.build is not None else source.max_length
     if source.path is not None:
         key = f"models.{name}.path"
-        config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
+        config = _load_config(key, base_of_adapter(key, source.path) or source.path)
         _check_architecture(key, source.path, config)
         _check_vocabulary(name, config, tokenizer)
         context = context or context_of(config)
     if source.build is not None:
-        tokenizer = _as_reloaded(name, source.build, tokenizer)
+        tokenizer = as_reloaded(name, source.build, tokenizer)
     assert context is not None, (
         f"models.{name} has neither path nor build: the recipe's check lets none through"
     )
@@ -350,7 +226,7 @@ def _load_config(key: str, place: str | Path) -> Any:
         raise UserError(
             key,
             str(place),
-            f"no model can be loaded from it ({_first_line(error)})",
+            f"no model can be loaded from it ({first_line(error)})",
             "give a folder or hub name that holds config.json and weights",
         ) from None
 
@@ -365,7 +241,7 @@ def width(name: str, source: ModelSource) -> int:
         return source.build.hidden
     assert source.path is not None
     key = f"models.{name}.path"
-    config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
+    config = _load_config(key, base_of_adapter(key, source.path) or source.path)
     return int(config.get_text_config().hidden_size)
 
 
@@ -389,55 +265,3 @@ def take_over(loaded: LoadedModel, weights: dict[str, torch.Tensor]) -> None:
     """Give a model, loaded as the trained one was, the weights that others have trained."""
     told = loaded.model.load_state_dict(weights, strict=False)
     assert not told.unexpected_keys, f"weights of another model: {told.unexpected_keys[:3]}"
-
-
-def save(loaded: LoadedModel, folder: Path, texts: Mapping[str, str] | None = None) -> None:
-    """Save as an ordinary transformers folder; it appears whole or not at all.
-
-    Low-rank adapters are merged into its weights and also kept as they are, in ``adapter/``.
-
-    Args:
-        texts: files that appear with it (its card), by their path in the folder.
-
-    Raises:
-        OSError: the disk is full, ...; a folder that was there before still is.
-    """
-    waiting = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(waiting, ignore_errors=True)
-    try:
-        waiting.mkdir(parents=True)
-        model = _merged(loaded.model, waiting / ADAPTER)
-        _set_generation_defaults(model, loaded.chat)
-        model.save_pretrained(waiting)
-        loaded.chat.tokenizer.save_pretrained(waiting)
-        for place, text in (texts or {}).items():
-            (waiting / place).write_text(text, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        waiting.replace(folder)
-    except SafetensorError as error:  # it hides the system's error in its text
-        full = "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, f"{folder}: {error}") from error
-    finally:
-        shutil.rmtree(waiting, ignore_errors=True)  # half a model would keep a full disk full
-
-
-def _merged(model: Any, adapter: Path) -> Any:
-    """The model with its adapters merged into its weights; before that they are saved in a folder of their own."""
-    if not hasattr(model, "merge_and_unload"):
-        return model
-    # The base's embeddings are never trained with the adapters. To find out, peft would ask the hub.
-    model.save_pretrained(adapter, save_embedding_layers=False)
-    (adapter / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
-    return model.merge_and_unload()
-
-
-def _set_generation_defaults(model: Any, chat: ChatFormat) -> None:
-    defaults = model.generation_config
-    if any(getattr(defaults, name, None) is not None for name in ("temperature", "top_p", "top_k", "min_p")):
-        defaults.do_sample = True  # transformers refuses to save sampling settings beside greedy decoding
-    defaults.eos_token_id = sorted(chat.stop_ids)
-    defaults.pad_token_id = chat.tokenizer.pad_token_id
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]

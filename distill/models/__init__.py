@@ -1,0 +1,35 @@
+"""Models as the toolkit uses them: find or build, load, adapt, save as ordinary transformers folders.
+
+`path` may be a folder or a hub name. A model that a stage makes is a folder of the run.
+"""
+
+from distill.models.folders import build_folder, save
+from distill.models.loading import (
+    ARCHITECTURES,
+    LoadedModel,
+    Preview,
+    context_of,
+    load,
+    preview,
+    tags_of,
+    take_over,
+    width,
+    with_lora,
+)
+from distill.models.vocabulary import load_tokenizer
+
+__all__ = [
+    "ARCHITECTURES",
+    "LoadedModel",
+    "Preview",
+    "build_folder",
+    "context_of",
+    "load",
+    "load_tokenizer",
+    "preview",
+    "save",
+    "tags_of",
+    "take_over",
+    "width",
+    "with_lora",
+]

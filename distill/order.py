@@ -1,0 +1,62 @@
+"""Which stages a run does, whether what they stand on has been made, and whether this machine can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distill.errors import UserError
+from distill.inputs import Inputs
+from distill.recipe import CompareStage, GrpoStage, Recipe, SftStage, Stage
+
+
+def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
+    """Chosen stages may stand on others that were never run: refuse, before anything is written.
+
+    A stage that is itself due counts as run for those after it.
+    """
+    ready = set(done)
+    for stage in due:
+        for name in upstream(recipe, stage):
+            if name not in ready:
+                state = (
+                    "out of date: its section or what it reads has changed"
+                    if name in stale
+                    else "not finished"
+                )
+                reason = f"stands on stage `{name}`, which is {state}"
+                remedy = f"run it first (--only {name}), or the whole recipe"
+                raise UserError(f"stages.{stage.name}", None, reason, remedy)
+        ready.add(stage.name)
+
+
+def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
+    hardware = recipe.hardware
+    if hardware and hardware.nodes > 1 and any(isinstance(stage, SftStage) for stage in due):
+        reason = "a run trains on the GPUs of one node; more can be planned for but not used"
+        raise UserError("hardware.nodes", hardware.nodes, reason, "--set hardware.nodes=1")
+
+
+def upstream(recipe: Recipe, stage: Stage) -> list[str]:
+    """The stages that make what this one reads."""
+    makers = [maker.name for name in Inputs.read_by(stage) if (maker := recipe.maker(name))]
+    return [*makers, stage.results] if isinstance(stage, CompareStage) else makers
+
+
+def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
+    """The training stages that make the models of a role, and those that make what these start from, in order."""
+    wanted: set[str] = set()
+    for stage in recipe.stages:
+        if isinstance(stage, SftStage | GrpoStage) and stage.role == role:
+            maker: Any = stage
+            while isinstance(maker, SftStage | GrpoStage):
+                wanted.add(maker.name)
+                maker = recipe.maker(maker.model)
+    if not wanted:
+        raise UserError(
+            "RECIPE",
+            recipe.name,
+            f"no stage makes a model of role {role}",
+            f"write `role: {role}` on a sft or grpo stage",
+        )
+    return [stage for stage in recipe.stages if stage.name in wanted]
