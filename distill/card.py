@@ -136,8 +136,10 @@ def _origin(recipe: Recipe, model: str) -> str:
     source = recipe.models[model]
     if source.build is not None:
         build = source.build
-        return f"random weights ({build.architecture}, hidden {build.hidden}, {build.layers} layers)"
-    return f"`{_called(source)}`" + ("" if hub_name(source.path) else ", a local folder")
+        shape = f"{build.architecture}, hidden {build.hidden}, layers {build.layers}"
+        return f"random weights (`{model}` in the recipe: {shape})"
+    local = "" if hub_name(source.path) else "a local folder, "
+    return f"`{_called(source)}` ({local}`{model}` in the recipe)"
 
 
 # -------------------------------------------------------------------------------- the parts

@@ -41,11 +41,12 @@ def _llama(version: str) -> Llama:
     )
 
 
-def _of_llama(version: str, distilled: str = "") -> Licence:
+def _of_llama(version: str, before: str = "") -> Licence:
     terms = _llama(version)
-    return Licence(
-        "llama3" if version == "3" else f"llama{version}", f"{distilled}{terms.licence}", llama=terms
-    )
+    words = f"{before}{terms.licence}"
+    if version == "3":  # later ones allow it, and ask for the name
+        return Licence("llama3", f"{words}, which forbids to improve other models with its outputs", terms)
+    return Licence(f"llama{version}", words, terms)
 
 
 _APACHE = Licence("apache-2.0", "Apache-2.0")

@@ -272,7 +272,8 @@ def test_the_hub_is_told_of_base_licence_and_data_sets() -> None:
     assert told["base_model"] == "Qwen/Qwen2.5-0.5B-Instruct" and told["license"] == "apache-2.0"
     assert told["datasets"] == ["openai/gsm8k", "open-r1/OpenR1-Math-220k"]
     assert told["base_model_relation"] == "finetune" and "distillation" in told["tags"]
-    assert "- teacher of `verified`: `deepseek-ai/DeepSeek-R1`" in text
+    assert "- base: `Qwen/Qwen2.5-0.5B-Instruct` (`start` in the recipe)\n" in text
+    assert "- teacher of `verified`: `deepseek-ai/DeepSeek-R1` (`big` in the recipe)\n" in text
     assert "- teacher `deepseek-ai/DeepSeek-R1`: MIT, which allows distillation" in text
     assert "max_position_embeddings 32768, rope_theta 300000" in text
     assert "Built with" not in text

@@ -335,7 +335,7 @@ INTERRUPTIONS = [
     ("distill.training.update.Updater.step", 1, "before"),
     ("distill.student.sft.save_checkpoint", 1, "after"),
     ("distill.training.update.Updater.step", 2, "after"),
-    ("distill.models.save", 2, "before"),  # the first is the blank model's
+    ("distill.models.save", 1, "before"),
     ("distill.runs.RunFolder.finish", 1, "before"),
     ("distill.runs.RunFolder.finish", 1, "after"),
     ("teacher.grpo.roll_out", 2, "after"),
@@ -350,7 +350,7 @@ INTERRUPTIONS = [
     ("teacher.harvest.write_trace_set", 1, "after"),
     ("distill.runs.RunFolder.finish", 1, "before"),
     ("distill.student.sft.save_checkpoint", 1, "before"),
-    ("distill.models.save", 2, "after"),
+    ("distill.models.save", 1, "after"),
     ("distill.generate.chunks.append_rows", 3, "after"),
     ("eval.runner.write_json_atomic", 2, "before"),
     ("distill.runs.RunFolder.finish", 1, "before"),

@@ -398,7 +398,7 @@ def test_a_full_disk_is_exit_1_and_the_run_resumes(
         from safetensors import SafetensorError
 
         error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        target = "distill.models.transformers.PreTrainedModel.save_pretrained"
+        target = "transformers.PreTrainedModel.save_pretrained"
 
     def full(*_: Any, **__: Any) -> None:
         raise error

@@ -49,6 +49,7 @@ def save(loaded: LoadedModel, folder: Path, texts: Mapping[str, str] | None = No
         model.save_pretrained(waiting)
         loaded.chat.tokenizer.save_pretrained(waiting)
         for place, text in (texts or {}).items():
+            (waiting / place).parent.mkdir(exist_ok=True)
             (waiting / place).write_text(text, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         waiting.replace(folder)
