@@ -353,14 +353,15 @@ def test_the_nearest_change_makes_it_fit_and_nothing_of_it_is_too_much(
     stage = before["stages"][0]
     assert not stage["fits"] and not before["total"]["fits"] and stage["nearest"]
     assert any("DOES NOT FIT: stage distil" in line for line in as_lines(before))
-    fixed = [_override(key, value) for key, value in stage["nearest"].items()]
 
     def fits(changes: list[str]) -> bool:
         return bool(planned(name, *overrides, *changes)["stages"][0]["fits"])
 
-    assert fits(fixed)
-    for one in fixed:
-        assert not fits([other for other in fixed if other != one]), f"{one} is not needed"
+    for change in filter(None, (stage["nearest"], stage["on_this_machine"])):
+        fixed = [_override(key, value) for key, value in change.items()]
+        assert fits(fixed)
+        for one in fixed:
+            assert not fits([other for other in fixed if other != one]), f"{one} is not needed"
 
 
 def _override(key: str, value: object) -> str:
@@ -371,7 +372,10 @@ def test_a_change_is_milder_before_it_is_dearer() -> None:
     nearest = [planned(name, *overrides)["stages"][0]["nearest"] for name, overrides in TIGHT]
     assert nearest[0] == {"memory.activations": "recompute"}
     assert list(nearest[3]) == ["micro_batch_tokens"]
-    assert "hardware.gpus" in nearest[4] and "method" not in nearest[4]
+    assert nearest[4]["hardware.gpus"] == 8 and "method" not in nearest[4]
+    alone = planned(*TIGHT[4][:1], *TIGHT[4][1])["stages"][0]["on_this_machine"]
+    assert alone["method"] in ("lora", "qlora") and "hardware.gpus" not in alone
+    assert planned(*TIGHT[0][:1], *TIGHT[0][1])["stages"][0]["on_this_machine"] is None
 
 
 @pytest.mark.parametrize("name", R1)
@@ -491,7 +495,7 @@ def test_json_is_the_plan_and_nothing_else(capsys: pytest.CaptureFixture[str]) -
     for stage in plan["stages"]:
         assert set(stage) == {
             "name", "kind", "about", "parameters", "trainable", "fits", "needs", "usable", "memory", "host", "nearest",
-            "largest", "generated_tokens", "trained_tokens", "flops", "hours", "money", "notes",
+            "on_this_machine", "largest", "generated_tokens", "trained_tokens", "flops", "hours", "money", "notes",
         }  # fmt: skip
     distil = plan["stages"][0]
     assert distil["needs"] == pytest.approx(sum(distil["memory"].values()))

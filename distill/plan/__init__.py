@@ -63,7 +63,7 @@ def _model(planner: Planner, name: str) -> dict[str, Any]:
 #: What is told of a stage, in this order.
 _TOLD = (
     "name", "kind", "about", "parameters", "trainable", "fits", "needs", "usable", "memory", "host", "nearest",
-    "largest", "generated_tokens", "trained_tokens", "flops", "hours", "money", "notes",
+    "on_this_machine", "largest", "generated_tokens", "trained_tokens", "flops", "hours", "money", "notes",
 )  # fmt: skip
 
 

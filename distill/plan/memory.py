@@ -17,7 +17,7 @@ from distill.recipe_parts import Lora
 
 #: What the head works on at a time, as `distill.training.logprobs` has it (importing that would load torch).
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
-#: Context of CUDA, its libraries' workspaces and the buffers of NCCL: ours, from experience with both.
+#: Context of CUDA, its libraries' workspaces and the buffers of NCCL: an estimate, not measured here.
 OVERHEAD = {"cpu": GIB // 2, "cuda": 2 * GIB}
 #: Bits of a weight in NF4 with double quantisation (Dettmers et al. 2023): 4 + 8/64 + 32/(64 * 256).
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)

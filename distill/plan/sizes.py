@@ -27,7 +27,7 @@ HUB_ROWS = {
 class Assumptions:
     """What no recipe says. Each is an option of the command.
 
-    tokens_per_trace: of a response, prompt left out; 5400 is our estimate for R1's mixture of reasoning and other data.
+    tokens_per_trace: of a response, prompt left out; 5400 is about the mean of R1's 800k (arXiv 2501.12948 v2).
     traces, problems: of a set that is neither here nor in a table; 800k is what R1's students were trained on.
     mfu: share of the peak that training and prefill reach.
     """

@@ -24,7 +24,7 @@ from distill.recipe_parts import Hardware, Lora
 from distill.suites import find_suite
 
 LONGEST_ROW = 1 << 22  # no row is tried beyond
-MOST_GPUS = 1024
+MOST_GPUS, MOST_ON_A_NODE = 1024, 8
 FEW_TRACES = 4  # of a GPU in an update: fewer cannot be spread evenly
 
 
@@ -33,7 +33,8 @@ class StagePlan:
     """One stage's needs. Bytes are of the fullest GPU; ``usable`` is what of its memory may be planned for.
 
     ``nearest``: the change of settings after which it fits; None where it does already, or where no such change is
-    known. ``largest``: the largest value of a setting that fits, 0 for none.
+    known. Where it asks for more GPUs, ``on_this_machine`` is the nearest that does not. ``largest``: the largest value
+    of a setting that fits, 0 for none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StagePlan:
     usable: float = 0.0
     host: float = 0.0
     nearest: Settings | None = None
+    on_this_machine: Settings | None = None
     largest: dict[str, int] = field(default_factory=dict)
     generated_tokens: float = 0.0
     trained_tokens: float = 0.0
@@ -94,9 +96,18 @@ class Planner:
             case CompareStage():
                 plan = StagePlan(stage.name, stage.kind, f"reads {stage.results}")
         plan.usable = self.usable
+        if plan.nearest and "hardware.gpus" in plan.nearest:
+            plan.nearest |= self._machine(int(str(plan.nearest.pop("hardware.gpus"))))
         if self.hardware.hourly is not None:
             plan.money = plan.hours * self.gpus * self.hardware.hourly
         return plan
+
+    def _machine(self, gpus: int) -> Settings:
+        """What to write for so many GPUs in all, on as few nodes as hold them at 8 each."""
+        each = max(number for number in range(1, MOST_ON_A_NODE + 1) if gpus % number == 0)
+        wanted = {"hardware.gpus": each, "hardware.nodes": gpus // each}
+        now = {"hardware.gpus": self.hardware.gpus, "hardware.nodes": self.hardware.nodes}
+        return {key: value for key, value in wanted.items() if value != now[key]}
 
     def _shape(self, model: str) -> Shape:
         return self.shapes[self.recipe.source_model(model)]
@@ -127,11 +138,11 @@ class Planner:
             "hardware.gpus": self.gpus,
             "method": stage.method,
         }
-        lora = stage.lora or Lora()
+        lora, whole_batch = stage.lora or Lora(), stage.batch_size * longest
 
         def training(settings: Settings) -> Training:
             values: dict[str, Any] = {key.rpartition(".")[2]: value for key, value in settings.items()}
-            row = values.pop("micro_batch_tokens")
+            row = min(values.pop("micro_batch_tokens"), whole_batch)
             return Training(shape, row, device=self.device, lora=lora, **values)
 
         def fits(settings: Settings) -> bool:
@@ -140,14 +151,14 @@ class Planner:
         as_is = training(now)
         plan.trainable, plan.memory, plan.host = as_is.trainable, training_parts(as_is), host_bytes(as_is)
         plan.needs = sum(plan.memory.values())
-        row = largest(lambda row: fits({**now, "micro_batch_tokens": row}), LONGEST_ROW)
+        row = largest(lambda row: fits({**now, "micro_batch_tokens": row}), whole_batch)
         plan.largest = {"micro_batch_tokens": row}
         if plan.needs > self.usable:
-            plan.nearest = self._change_of_training(now, longest, fits)
+            self._change_of_training(plan, now, stage.max_length, fits)
         self._train_work(plan, stage, as_is, longest)
         return plan
 
-    def _change_of_training(self, now: Settings, longest: int, fits: Any) -> Settings | None:
+    def _change_of_training(self, plan: StagePlan, now: Settings, longest: int, fits: Any) -> None:
         """Smaller rows, less kept of activations, 8-bit moments, bf16 weights, more GPUs, adapters: in this order."""
 
         def after(key: str, values: Sequence[str]) -> Sequence[str]:
@@ -164,13 +175,17 @@ class Planner:
             ("hardware.gpus", self._more_gpus()),
             ("method", after("method", ["full", "lora", "qlora"] if cuda else ["full", "lora"])),
         ]
-        change = nearest_change(now, steps, fits)
-        if change and "micro_batch_tokens" in change:
-            others = {**now, **change}
-            change["micro_batch_tokens"] = largest(
-                lambda row: fits({**others, "micro_batch_tokens": row}), rows
-            )
-        return change
+        plan.nearest = nearest_change(now, steps, fits)
+        if plan.nearest and "hardware.gpus" in plan.nearest:
+            here = [step for step in steps if not step[0].startswith("hardware.")]
+            plan.on_this_machine = nearest_change(now, here, fits)
+        for change in (plan.nearest, plan.on_this_machine):
+            if change and "micro_batch_tokens" in change:
+                others = {**now, **change}
+                change["micro_batch_tokens"] = largest(
+                    lambda row, others=others: fits({**others, "micro_batch_tokens": row}),  # type: ignore[misc]
+                    rows,
+                )
 
     def _more_gpus(self) -> list[int]:
         doubled = [self.gpus << times for times in range(1, 11)]

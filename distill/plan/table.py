@@ -82,12 +82,14 @@ def _verdict(stage: dict[str, Any]) -> list[str]:
     short = f"DOES NOT FIT: stage {stage['name']} needs {_gib(stage['needs'])} of {_gib(stage['usable'])} GiB"
     if stage["nearest"] is None:
         return [f"{short}; no change of its settings is enough, so lower its lengths"]
-    change = ", ".join(f"{_where(key)}: {value}" for key, value in stage["nearest"].items())
-    return [f"{short}; the nearest change that fits: {change}"]
+    lines = [f"{short}; the nearest change that fits: {_change(stage['nearest'])}"]
+    if stage["on_this_machine"]:
+        lines.append(f"    on this machine: {_change(stage['on_this_machine'])}")
+    return lines
 
 
-def _where(key: str) -> str:
-    return "GPUs in all" if key == "hardware.gpus" else key
+def _change(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in settings.items())
 
 
 def _gib(size: float | None) -> str:

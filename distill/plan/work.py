@@ -12,13 +12,13 @@ from distill.plan.architectures import Shape
 from distill.plan.hardware import Gpu
 from distill.plan.memory import Training
 
-#: Share of the bandwidth that decoding reaches.
+#: Share of the bandwidth that decoding reaches: assumed.
 BANDWIDTH_USE = 0.6
-#: Tokens of a prompt.
+#: Tokens of a prompt: assumed.
 PROMPT = 200
-#: Seconds of one core for a verdict: maths answers and programs as measured here (`tests/benchmarks/RESULTS.md`), and
-#: what a generated program takes for itself.
-VERDICT_SECONDS = {"math": 0.25e-3, "choice": 0.25e-3, "open": 0.25e-3, "code": 0.6e-3 + 10e-3}
+#: Seconds of one core for a verdict: maths answers and programs as measured (`tests/benchmarks/RESULTS.md`), and 10 ms
+#: assumed for what a program and its tests do.
+VERDICT_SECONDS = {"math": 0.25e-3, "choice": 0.25e-3, "open": 0.25e-3, "code": 0.8e-3 + 10e-3}
 
 
 def forward_flops(shape: Shape, tokens: float, length: float) -> float:
