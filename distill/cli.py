@@ -119,7 +119,7 @@ def _eval(options: argparse.Namespace) -> None:
         recipe, out = _recipe(options)
     stages = _of_kind(recipe, "eval")
     _walk(options, recipe, out, stages, quiet=True)
-    from eval.compare import read_results
+    from eval.compare import read_results, results_as_lines
 
     folders = [
         out / "results" / model / suite
@@ -127,7 +127,8 @@ def _eval(options: argparse.Namespace) -> None:
         for model in stage.models
         for suite in stage.suites
     ]
-    _show_results(options, read_results(folders))
+    summaries = read_results(folders)
+    _show(options, summaries, results_as_lines(summaries))
 
 
 def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
@@ -160,17 +161,12 @@ def _last_name(model: str) -> str:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from eval.compare import compare, only_bases, read_named_apart
+    from eval.compare import compare, comparisons_as_lines, only_bases, read_named_apart
 
     summaries = read_named_apart([Path(place) for place in options.results])
     roles = {summary["model"]: summary["role"] for summary in summaries}
     comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True)
-    lines = [
-        f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
-        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
-        f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
-        for row in comparison["comparisons"]
-    ]
+    lines = comparisons_as_lines(comparison)
     _show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
 
 
@@ -224,6 +220,16 @@ def _ask(options: argparse.Namespace) -> None:
         print(f"(stopped after {told['tokens']} tokens)", file=sys.stderr)
 
 
+def _plan(options: argparse.Namespace) -> None:
+    from distill.plan import assumptions, make_plan
+    from distill.plan.table import as_lines
+    from distill.recipe_file import find_recipe, load_recipe
+
+    recipe = load_recipe(find_recipe(options.recipe), options.set)
+    plan = make_plan(recipe, assumptions(vars(options)))
+    _show(options, plan, as_lines(plan))
+
+
 def _recipes(options: argparse.Namespace) -> None:
     import yaml
 
@@ -262,20 +268,6 @@ def _walk(options: argparse.Namespace, recipe: Any, out: Path, stages: Any, quie
     report = run_recipe(recipe, out, stages)
     if not quiet:
         _show(options, {"run": str(out), "report": str(report) if report else None}, [str(report or out)])
-
-
-def _show_results(options: argparse.Namespace, summaries: list[dict[str, Any]]) -> None:
-    lines = [
-        f"{'model':20} {'suite':12} {'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"
-    ]
-    for row in summaries:
-        low, high = row["ci95"] or (float("nan"), float("nan"))
-        score = "-" if row["pass@1"] is None else f"{row['pass@1']:.3f}"
-        lines.append(
-            f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
-            f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {row['mean_tokens']:7.1f}"
-        )
-    _show(options, summaries, lines)
 
 
 def _show(options: argparse.Namespace, value: object, lines: Sequence[str]) -> None:
@@ -317,7 +309,8 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="KEY=VALUE",
                 help="override, e.g. stages.distil.learning_rate=2e-4; repeatable",
             )
-            sub.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME)")
+            if name != "plan":  # which writes nothing
+                sub.add_argument("--out", metavar="DIR", help="the run folder (default: runs/NAME)")
         sub.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
         sub.set_defaults(call=call)
         return sub
@@ -366,6 +359,14 @@ def _parser() -> argparse.ArgumentParser:
         "--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192"
     )
     imports.add_argument("--limit", type=int, metavar="N", help="read the first N rows only")
+    plans = command(commands, "plan", _plan, "memory, time and money of each stage, before any is spent")
+    for flag, kind, about in (
+        ("--tokens-per-trace", int, "mean tokens of a response (default: 5400)"),
+        ("--traces", int, "in a set that is not at hand (default: 800000)"),
+        ("--problems", int, "in a set that is not at hand (default: 10000)"),
+        ("--mfu", float, "share of the peak FLOP/s that training reaches (default: 0.4)"),
+    ):
+        plans.add_argument(flag, type=kind, metavar="N", help=about)
     _add_tools(commands, command)
     command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
     return parser

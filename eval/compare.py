@@ -277,3 +277,28 @@ def _paired_values(summaries: Sequence[Summary]) -> list[Values]:
     ]
     shared = [row["id"] for row in summaries[0]["problems"] if all(row["id"] in values for values in means)]
     return [np.array([values[problem] for problem in shared]) for values in means]
+
+
+def results_as_lines(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of summaries, one line each, for the terminal."""
+    lines = [
+        f"{'model':20} {'suite':12} {'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"
+    ]
+    for row in summaries:
+        low, high = row["ci95"] or (float("nan"), float("nan"))
+        score = "-" if row["pass@1"] is None else f"{row['pass@1']:.3f}"
+        lines.append(
+            f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
+            f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {row['mean_tokens']:7.1f}"
+        )
+    return lines
+
+
+def comparisons_as_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """The paired differences that `compare` found, one line each."""
+    return [
+        f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
+        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
+        f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
+        for row in comparison["comparisons"]
+    ]

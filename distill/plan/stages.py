@@ -1,0 +1,366 @@
+"""What each stage of a recipe needs: bytes on a GPU, tokens, operations, hours, money."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from distill.plan.architectures import Shape, shape_of
+from distill.plan.fit import Settings, largest, nearest_change
+from distill.plan.hardware import USABLE, Gpu, find_gpu
+from distill.plan.memory import Parts, Training, generation_parts, host_bytes, training_parts
+from distill.plan.sizes import Assumptions, count_problems, count_traces, trace_tokens
+from distill.plan.work import (
+    PROMPT,
+    VERDICT_SECONDS,
+    compute_seconds,
+    forward_flops,
+    generate,
+    training_flops,
+)
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import Hardware, Lora
+from distill.suites import find_suite
+
+LONGEST_ROW = 1 << 22  # no row is tried beyond
+MOST_GPUS, MOST_ON_A_NODE = 1024, 8
+FEW_TRACES = 4  # of a GPU in an update: fewer cannot be spread evenly
+
+
+@dataclass(slots=True)
+class StagePlan:
+    """One stage's needs. Bytes are of the fullest GPU; ``usable`` is what of its memory may be planned for.
+
+    ``nearest``: the change of settings after which it fits; None where it does already, or where no such change is
+    known. Where it asks for more GPUs, ``on_this_machine`` is the nearest that does not. ``largest``: the largest value
+    of a setting that fits, 0 for none.
+    """
+
+    name: str
+    kind: str
+    about: str
+    parameters: int = 0
+    trainable: int = 0
+    memory: Parts = field(default_factory=dict)
+    needs: float = 0.0
+    usable: float = 0.0
+    host: float = 0.0
+    nearest: Settings | None = None
+    on_this_machine: Settings | None = None
+    largest: dict[str, int] = field(default_factory=dict)
+    generated_tokens: float = 0.0
+    trained_tokens: float = 0.0
+    flops: float = 0.0
+    hours: float = 0.0
+    money: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is needed is there."""
+        return self.needs <= self.usable
+
+
+class Planner:
+    """A recipe on its machine; ``told`` collects what was assumed on the way."""
+
+    def __init__(self, recipe: Recipe, assumed: Assumptions) -> None:
+        self.recipe, self.assumed = recipe, assumed
+        self.hardware = recipe.hardware or Hardware()
+        self.gpu: Gpu = find_gpu(self.hardware)
+        self.gpus = self.hardware.gpus * self.hardware.nodes
+        self.usable = USABLE * self.gpu.memory
+        self.device: Literal["cpu", "cuda"] = "cuda" if self.gpu.cuda else "cpu"
+        self.shapes = {name: shape_of(name, source) for name, source in recipe.models.items()}
+        self.told: dict[str, None] = {}  # in order, each once
+        if recipe.hardware is None:
+            self.tell(f"hardware: one {self.gpu.name} assumed, as the recipe names no machine")
+
+    def tell(self, text: str | None) -> None:
+        """Note an assumption."""
+        if text is not None:
+            self.told[text] = None
+
+    def stage(self, stage: Stage) -> StagePlan:
+        """The needs of one stage."""
+        match stage:
+            case SftStage():
+                plan = self._sft(stage)
+            case GrpoStage():
+                plan = self._grpo(stage)
+            case SampleStage():
+                plan = self._sample(stage)
+            case EvalStage():
+                plan = self._eval(stage)
+            case CompareStage():
+                plan = StagePlan(stage.name, stage.kind, f"reads {stage.results}")
+        plan.usable = self.usable
+        if plan.nearest and "hardware.gpus" in plan.nearest:
+            plan.nearest |= self._machine(int(str(plan.nearest.pop("hardware.gpus"))))
+        if self.hardware.hourly is not None:
+            plan.money = plan.hours * self.gpus * self.hardware.hourly
+        return plan
+
+    def _machine(self, gpus: int) -> Settings:
+        """What to write for so many GPUs in all, on as few nodes as hold them at 8 each."""
+        each = max(number for number in range(1, MOST_ON_A_NODE + 1) if gpus % number == 0)
+        wanted = {"hardware.gpus": each, "hardware.nodes": gpus // each}
+        now = {"hardware.gpus": self.hardware.gpus, "hardware.nodes": self.hardware.nodes}
+        return {key: value for key, value in wanted.items() if value != now[key]}
+
+    def _shape(self, model: str) -> Shape:
+        return self.shapes[self.recipe.source_model(model)]
+
+    def _room(self, plan: StagePlan, models: Sequence[str], asked: int, prompt: int) -> int:
+        """The length asked for, or what the models have room for behind a prompt."""
+        for model in models:
+            source = self.recipe.models[self.recipe.source_model(model)]
+            context = source.max_length or self._shape(model).context
+            room = context - min(prompt, context // 4)  # the prompts of short models are short
+            if asked > room:
+                asked = room
+                plan.notes.append(f"lengths cut to {asked}: `{model}` reads {context} tokens")
+        return asked
+
+    # ---------------------------------------------------------------------------------------- training
+
+    def _sft(self, stage: SftStage) -> StagePlan:
+        shape = self._shape(stage.model)
+        plan = StagePlan(stage.name, stage.kind, f"{stage.model}, {stage.method}", shape.parameters)
+        longest = self._room(plan, [stage.model], stage.max_length, 0)
+        memory = stage.memory
+        now: Settings = {
+            "micro_batch_tokens": stage.micro_batch_tokens,
+            "memory.activations": memory.activations,
+            "memory.moments": memory.moments,
+            "memory.weights": memory.weights,
+            "hardware.gpus": self.gpus,
+            "method": stage.method,
+        }
+        lora, whole_batch = stage.lora or Lora(), stage.batch_size * longest
+
+        def training(settings: Settings) -> Training:
+            values: dict[str, Any] = {key.rpartition(".")[2]: value for key, value in settings.items()}
+            row = min(values.pop("micro_batch_tokens"), whole_batch)
+            return Training(shape, row, device=self.device, lora=lora, **values)
+
+        def fits(settings: Settings) -> bool:
+            return sum(training_parts(training(settings)).values()) <= self.usable
+
+        as_is = training(now)
+        plan.trainable, plan.memory, plan.host = as_is.trainable, training_parts(as_is), host_bytes(as_is)
+        plan.needs = sum(plan.memory.values())
+        row = largest(lambda row: fits({**now, "micro_batch_tokens": row}), whole_batch)
+        plan.largest = {"micro_batch_tokens": row}
+        if plan.needs > self.usable:
+            self._change_of_training(plan, now, stage.max_length, fits)
+        self._train_work(plan, stage, as_is, longest)
+        return plan
+
+    def _change_of_training(self, plan: StagePlan, now: Settings, longest: int, fits: Any) -> None:
+        """Smaller rows, less kept of activations, 8-bit moments, bf16 weights, more GPUs, adapters: in this order."""
+
+        def after(key: str, values: Sequence[str]) -> Sequence[str]:
+            return values[values.index(str(now[key])) + 1 :]
+
+        rows = int(str(now["micro_batch_tokens"]))
+        full = now["method"] == "full"
+        cuda = self.device == "cuda"  # the 8-bit optimiser, bf16 and NF4 are for GPUs
+        steps = [
+            ("micro_batch_tokens", [longest] if longest < rows else []),
+            ("memory.activations", after("memory.activations", ["keep", "recompute", "offload"])),
+            ("memory.moments", after("memory.moments", ["float32", "8bit"]) if cuda else []),
+            ("memory.weights", after("memory.weights", ["float32", "bfloat16"]) if full and cuda else []),
+            ("hardware.gpus", self._more_gpus()),
+            ("method", after("method", ["full", "lora", "qlora"] if cuda else ["full", "lora"])),
+        ]
+        plan.nearest = nearest_change(now, steps, fits)
+        if plan.nearest and "hardware.gpus" in plan.nearest:
+            here = [step for step in steps if not step[0].startswith("hardware.")]
+            plan.on_this_machine = nearest_change(now, here, fits)
+        for change in (plan.nearest, plan.on_this_machine):
+            if change and "micro_batch_tokens" in change:
+                others = {**now, **change}
+                change["micro_batch_tokens"] = largest(
+                    lambda row, others=others: fits({**others, "micro_batch_tokens": row}),  # type: ignore[misc]
+                    rows,
+                )
+
+    def _more_gpus(self) -> list[int]:
+        doubled = [self.gpus << times for times in range(1, 11)]
+        return [gpus for gpus in doubled if gpus <= MOST_GPUS] if self.device == "cuda" else []
+
+    def _train_work(self, plan: StagePlan, stage: SftStage, training: Training, longest: int) -> None:
+        for name, weight in stage.traces.items():
+            counted = count_traces(self.recipe, name, self.assumed)
+            self.tell(counted.told)
+            length = min(longest, trace_tokens(self.recipe, name, longest, self.assumed) + PROMPT)
+            tokens = counted.rows * weight * stage.epochs * length
+            plan.trained_tokens += tokens
+            plan.flops += training_flops(training, tokens, length)
+        plan.hours = compute_seconds(plan.flops, self.gpu, self.gpus, self.assumed.mfu) / 3600
+        if self.gpus > 1 and stage.batch_size < FEW_TRACES * self.gpus:
+            each = stage.batch_size / self.gpus
+            idle = "uneven lengths leave some waiting, which costs no time here"
+            plan.notes.append(f"an update has {each:g} traces for each GPU: {idle}")
+
+    def _grpo(self, stage: GrpoStage) -> StagePlan:
+        shape = self._shape(stage.model)
+        plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters, shape.parameters)
+        answer = self._room(plan, [stage.model], stage.max_tokens, PROMPT)
+        per_rollout = stage.problems_per_step * stage.steps_per_rollout
+        now: Settings = {
+            "micro_batch_tokens": max(stage.micro_batch_tokens, PROMPT + answer),
+            "engine.max_rows": min(
+                stage.engine.max_rows, -(-per_rollout * stage.samples_per_problem // self.gpus)
+            ),
+            "hardware.gpus": self.gpus,
+        }
+
+        def parts(settings: Settings) -> tuple[Parts, float]:
+            row, rows, gpus = (int(str(settings[key])) for key in now)
+            return self._grpo_parts(Training(shape, row, gpus, self.device), stage, rows, PROMPT + answer)
+
+        def fits(settings: Settings) -> bool:
+            return parts(settings)[1] <= self.usable
+
+        plan.memory, plan.needs = parts(now)
+        for key in ("micro_batch_tokens", "engine.max_rows"):
+            plan.largest[key] = largest(lambda value, key=key: fits({**now, key: value}), LONGEST_ROW)  # type: ignore[misc]
+        if plan.needs > self.usable:
+            rows = int(str(now["engine.max_rows"]))
+            fewer = [rows >> times for times in range(1, rows.bit_length())]
+            shorter = [PROMPT + answer] if PROMPT + answer < int(str(now["micro_batch_tokens"])) else []
+            steps = [
+                ("micro_batch_tokens", shorter),
+                ("engine.max_rows", fewer),
+                ("hardware.gpus", self._more_gpus()),
+            ]
+            plan.nearest = nearest_change(now, steps, fits)
+        self._grpo_work(plan, stage, answer, int(str(now["engine.max_rows"])))
+        return plan
+
+    def _grpo_parts(
+        self, training: Training, stage: GrpoStage, rows: int, length: int
+    ) -> tuple[Parts, float]:
+        """Parts of an update and of a rollout, and the sum of what is there at once: the two take turns.
+
+        The reference's float32 weights are sharded as the policy's are. For a rollout on several GPUs each holds the
+        policy whole in bf16.
+        """
+        parts = training_parts(training)
+        if stage.kl.coefficient:
+            parts["reference"] = 4 * training.shape.parameters / training.gpus
+        generating = generation_parts(training.shape, rows, length, 1, training.device)
+        alone = training.gpus == 1
+        parts["rollout"] = generating["cache"] + generating["drawing"]
+        parts["rollout"] += parts["copies"] if alone else generating["weights"]
+        update = sum(parts[part] for part in ("gradients", "copies", "activations", "head"))
+        return parts, sum(parts.values()) - min(update, parts["rollout"])
+
+    def _grpo_work(self, plan: StagePlan, stage: GrpoStage, answer: int, rows: int) -> None:
+        shape, length = self._shape(stage.model), min(self.assumed.tokens_per_trace, answer)
+        rollouts = stage.steps // stage.steps_per_rollout
+        prompts = stage.problems_per_step * stage.steps_per_rollout
+        answers = prompts * stage.samples_per_problem
+        rolled = generate(
+            shape, self.gpu, prompts=prompts, answers=answers, length=length, rows=rows, copies=self.gpus, split=1,
+            mfu=self.assumed.mfu,
+        )  # fmt: skip
+        tokens = rollouts * answers * (PROMPT + length)
+        forwards = (stage.steps_per_rollout > 1) + bool(stage.kl.coefficient)
+        training = Training(shape, stage.micro_batch_tokens, self.gpus, self.device)
+        learnt = training_flops(training, tokens, PROMPT + length)
+        learnt += forwards * forward_flops(shape, tokens, PROMPT + length)
+        plan.generated_tokens = rollouts * answers * length
+        plan.trained_tokens = tokens
+        plan.flops = rollouts * rolled.flops + learnt
+        kind = self.recipe.problems[stage.problems].kind
+        seconds = rollouts * (rolled.seconds + self._verdicts(kind, answers))
+        plan.hours = (seconds + compute_seconds(learnt, self.gpu, self.gpus, self.assumed.mfu)) / 3600
+
+    def _verdicts(self, kind: str, answers: int) -> float:
+        return answers * VERDICT_SECONDS[kind] / (self.gpu.cores * self.gpus)
+
+    # ---------------------------------------------------------------------------------------- generation
+
+    def _sample(self, stage: SampleStage) -> StagePlan:
+        shape = self._shape(stage.model)
+        plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters)
+        source = self.recipe.problems[stage.problems]
+        counted = count_problems("problems", stage.problems, source, self.assumed)
+        self.tell(counted.told)
+        room = self._room(plan, [stage.model], stage.sampling.max_tokens, PROMPT)
+        self._hold(plan, shape, stage.engine.max_rows, room)
+        self._answer(
+            plan, shape, counted.rows, stage.collect.samples, room, stage.engine.max_rows, source.kind
+        )
+        return plan
+
+    def _eval(self, stage: EvalStage) -> StagePlan:
+        shapes = [self._shape(model) for model in stage.models]
+        biggest = max(shapes, key=lambda shape: shape.parameters)
+        plan = StagePlan(stage.name, stage.kind, ", ".join(stage.models), biggest.parameters)
+        asked = [
+            find_suite(name, self.recipe.suites).with_protocol(stage.samples, stage.sampling)
+            for name in stage.suites
+        ]
+        longest = self._room(plan, stage.models, max(suite.sampling.max_tokens for suite in asked), PROMPT)
+        widest = max(shapes, key=lambda shape: (shape.parameters, shape.cache))
+        self._hold(plan, widest, stage.engine.max_rows, longest)
+        for suite in asked:
+            counted = count_problems("suites", suite.name, suite.source, self.assumed)
+            self.tell(counted.told)
+            room = min(longest, suite.sampling.max_tokens)
+            for shape in shapes:
+                self._answer(
+                    plan, shape, counted.rows, suite.samples, room, stage.engine.max_rows, suite.kind
+                )
+        return plan
+
+    def _hold(self, plan: StagePlan, shape: Shape, rows: int, room: int) -> None:
+        """The memory of generating: one copy of the model on as few GPUs as hold it with one row."""
+        split = self._split(shape, room)
+
+        def parts(rows: int) -> Parts:
+            return generation_parts(shape, rows, PROMPT + room, split, self.device)
+
+        plan.memory = parts(rows)
+        plan.needs = sum(plan.memory.values())
+        plan.largest = {
+            "engine.max_rows": largest(lambda rows: sum(parts(rows).values()) <= self.usable, LONGEST_ROW)
+        }
+        if split > self.gpus:
+            plan.memory = generation_parts(shape, 1, PROMPT + room, self.gpus, self.device)
+            plan.needs = sum(plan.memory.values())
+            plan.nearest = {"hardware.gpus": split}
+        elif plan.needs > self.usable:
+            plan.nearest = {"engine.max_rows": plan.largest["engine.max_rows"]}
+        if split > 1:
+            plan.notes.append(
+                f"a copy of the model takes {split} GPUs; `engine: {{kind: local}}` holds it on one, so this needs "
+                "an engine that splits models"
+            )
+
+    def _split(self, shape: Shape, room: int) -> int:
+        split = 1
+        while split < MOST_GPUS:
+            if sum(generation_parts(shape, 1, PROMPT + room, split, self.device).values()) <= self.usable:
+                break
+            split *= 2
+        return split
+
+    def _answer(
+        self, plan: StagePlan, shape: Shape, problems: int, samples: int, room: int, rows: int, kind: str
+    ) -> None:
+        """Add one model's answers to one set of problems, and the verdicts on them."""
+        length, answers = min(self.assumed.tokens_per_trace, room), problems * samples
+        split = min(self._split(shape, room), self.gpus)
+        generated = generate(
+            shape, self.gpu, prompts=problems, answers=answers, length=length, rows=rows, copies=self.gpus // split,
+            split=split, mfu=self.assumed.mfu,
+        )  # fmt: skip
+        plan.generated_tokens += answers * length
+        plan.flops += generated.flops
+        plan.hours += (generated.seconds + self._verdicts(kind, answers)) / 3600
