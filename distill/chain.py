@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill import card
-from distill.crew import tune_together
+from distill import card, crew
 from distill.inputs import HASHED_BYTES, Inputs, fingerprints
 from distill.manifest import surroundings
 from distill.order import check_machine, check_order, upstream
@@ -34,6 +33,9 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
         UserError: the input is wrong; nothing was written.
         RunFailed: the run broke on the way; it can be started again.
     """
+    if crew.follows():
+        crew.follow(out)
+        return None
     stages = list(recipe.stages if chosen is None else chosen)
     prints = fingerprints(recipe)
     check_belongs(out, recipe)
@@ -48,6 +50,7 @@ def run_recipe(recipe: Recipe, out: Path, chosen: Sequence[Stage] | None = None)
         chain = Chain(recipe, run, prints, inputs)
         for stage in stages:
             chain.do(stage)
+        crew.dismiss()
         report = run.report_folder / "index.html"
         return (
             report if report.is_file() and any(isinstance(stage, CompareStage) for stage in stages) else None
@@ -61,7 +64,8 @@ class Chain:
         self, recipe: Recipe, run: RunFolder, prints: dict[str, str], inputs: Inputs, guest: bool = False
     ) -> None:
         self.recipe, self.run, self.prints, self.inputs = recipe, run, prints, inputs
-        self._built: set[str] = set(recipe.models) if guest else set()  # a guest finds them built
+        self.guest = guest  # finds the models built, and the folder another's
+        self._built: set[str] = set(recipe.models) if guest else set()
 
     @cached_property
     def device(self) -> Any:
@@ -165,13 +169,17 @@ class Chain:
         from distill import models
 
         processes = self._processes()
-        if processes == 1 and stage.method != "qlora":
+        if crew.launched():
+            counts, weights = crew.lead(self, stage)
+            loaded = self.start(stage, whole=True)
+            models.take_over(loaded, weights)
+        elif processes == 1 and stage.method != "qlora":
             loaded = self.start(stage)
             counts, _ = self.tune(stage, loaded)
         else:
             if processes > 1:
                 self._place(stage.model)  # built now, if it has to be, and not by each of them
-                counts, weights = tune_together(processes, self.run, stage.name)
+                counts, weights = crew.tune_together(processes, self.run, stage.name)
             else:
                 counts, weights = self.tune(stage, self.start(stage), give_weights=True)
             loaded = self.start(stage, whole=True)  # neither in shards nor in four bits

@@ -1,10 +1,10 @@
-"""Several processes for one stage: the run's own process starts them, watches them, and takes what they have trained.
+"""Several processes for one stage, with the model spread among them (`training.world`).
 
-    crew.py RUN STAGE        one of them; each holds a part of the model (`training.world`)
+On one machine the run's own process starts them (``crew.py RUN STAGE``), watches them, and takes what they have trained
+from the stage's folder. On several, torchrun or SLURM's srun starts the command itself in all of them: the first is the
+run, and the others wait until it calls them to a stage. All read the run folder, so it must be one that all can see.
 
-They read the run folder, which stays the parent's. What it gets back lies in the stage's folder: the counts and, from
-the first of them, the trained weights. One that dies takes the others with it, and the same command goes on from the
-last checkpoint.
+One that dies takes the others with it, and the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.errors import RunFailed, UserError
+from distill.recipe import SftStage
 from distill.runs import RunFolder
+
+if TYPE_CHECKING:
+    from distill.chain import Chain
 
 COUNTS, WEIGHTS = "counts.json", "trained.safetensors"
 
@@ -92,31 +96,90 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def main(path: Path, name: str) -> None:
-    """Be one of the processes of a stage."""
-    if os.environ["RANK"] != "0":
-        os.environ["DISTILL_QUIET"] = "1"
-    from safetensors.torch import save_file
+def launched() -> bool:
+    """Whether this process is one of several that run the same command; srun's variables become torchrun's."""
+    env = os.environ
+    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "WORLD_SIZE" not in env:
+        env |= {
+            "RANK": env["SLURM_PROCID"], "LOCAL_RANK": env["SLURM_LOCALID"],
+            "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"], "MASTER_ADDR": env["SLURM_LAUNCH_NODE_IPADDR"],
+            "MASTER_PORT": str(20_000 + int(env["SLURM_JOB_ID"]) % 20_000),
+        }  # fmt: skip
+    return int(env.get("WORLD_SIZE", "1")) > 1
 
+
+def follows() -> bool:
+    """Whether this process is one of several and not the first."""
+    return launched() and os.environ["RANK"] != "0"
+
+
+def follow(path: Path) -> None:
+    """Take part in every stage that the first process calls to, until it is done."""
+    from distill.training.world import join, part, told
+
+    os.environ["DISTILL_QUIET"] = "1"
+    join(sharded=True)
+    while (name := told()) is not None:
+        _one_of_many(*_found(path, name))
+    part()
+
+
+def lead(chain: Chain, stage: SftStage) -> Any:
+    """Fine-tune with those that follow; returns the counts and the trained weights."""
+    from distill.training.world import join, told
+
+    join(sharded=True)
+    told(stage.name)
+    return _one_of_many(chain, stage)
+
+
+def dismiss() -> None:
+    """Let those that follow go, where there are any."""
+    if launched():
+        from distill.training.world import join, part, told
+
+        join(sharded=True)
+        told(None)
+        part()
+
+
+def _found(path: Path, name: str) -> tuple[Chain, SftStage]:
+    """The chain and the stage as a run folder tells them, without owning it."""
     from distill.chain import Chain
     from distill.inputs import Inputs, fingerprints
-    from distill.recipe import SftStage
     from distill.recipe_file import load_recipe
-    from distill.training.world import join
 
     recipe = load_recipe(path / "recipe.yaml")
     inputs = Inputs(recipe)
-    stage = inputs.fitted(name)
-    assert isinstance(stage, SftStage)
     chain = Chain(recipe, RunFolder(path, recipe, lock=-1), fingerprints(recipe), inputs, guest=True)
-    world = join(chain.device, sharded=stage.method != "qlora")
+    return chain, inputs.fitted(name)
+
+
+def _one_of_many(chain: Chain, stage: SftStage) -> Any:
+    from distill.training.world import join
+
+    world = join(sharded=stage.method != "qlora")
     loaded = chain.start(stage, empty=world.sharded and world.rank > 0)
-    counts, weights = chain.tune(stage, loaded, world=world, give_weights=True, saved=lambda: None)
-    if world.rank == 0:
+    guest = {"saved": lambda: None} if chain.guest else {}
+    return chain.tune(stage, loaded, world=world, give_weights=True, **guest)
+
+
+def main(path: Path, name: str) -> None:
+    """Be one of the processes of a stage."""
+    from safetensors.torch import save_file
+
+    from distill.training.world import join, part
+
+    if follows():
+        os.environ["DISTILL_QUIET"] = "1"
+    chain, stage = _found(path, name)
+    counts, weights = _one_of_many(chain, stage)
+    if not follows():
         folder = chain.run.stage_folder(name)
         save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
         (folder / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
-    world.wait()
+    join(sharded=True).wait()
+    part()
 
 
 if __name__ == "__main__":

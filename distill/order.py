@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distill.crew import launched
 from distill.errors import UserError
 from distill.inputs import Inputs
 from distill.recipe import CompareStage, GrpoStage, Recipe, SftStage, Stage
@@ -31,10 +32,16 @@ def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set
 
 
 def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
-    hardware = recipe.hardware
-    if hardware and hardware.nodes > 1 and any(isinstance(stage, SftStage) for stage in due):
-        reason = "a run trains on the GPUs of one node; more can be planned for but not used"
-        raise UserError("hardware.nodes", hardware.nodes, reason, "--set hardware.nodes=1")
+    """Refuse a fine-tuning on several nodes that nobody has started on all of them.
+
+    Raises:
+        UserError.
+    """
+    nodes = recipe.hardware.nodes if recipe.hardware else 1
+    if nodes > 1 and not launched() and any(isinstance(stage, SftStage) for stage in due):
+        reason = "a process cannot start others on another machine"
+        remedy = "start the same command on all: srun, or torchrun --nnodes ... --no-python distill ..."
+        raise UserError("hardware.nodes", nodes, reason, remedy)
 
 
 def upstream(recipe: Recipe, stage: Stage) -> list[str]:

@@ -26,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distill.device import Device
 
-#: Others wait this long for a process that writes a checkpoint or loads weights.
-PATIENCE = timedelta(hours=2)
+#: Others wait this long for a process that does something alone: writes a checkpoint, or a whole harvest before this.
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,13 @@ class World:
         """The sum of a number over all processes."""
         if self.size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64, device=_device())
+        total = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(total)
         return float(total)
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+        self.sum(0.0)
 
     def share(self, rows: Sequence[Any], sizes: Sequence[int]) -> list[Any | None]:
         """This process's rows of an update, heaviest first to whoever has least; None where others still work.
@@ -71,20 +70,29 @@ class World:
 ALONE = World()
 
 
-def launched() -> bool:
-    """Whether torchrun, or whatever sets its variables, has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def join(device: Device, sharded: bool) -> World:
+def join(sharded: bool) -> World:
     """Meet the processes that torchrun's variables name; `ALONE` where there are none."""
-    if not launched():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
-    if device.kind == "cuda":
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.kind == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     return World(dist.get_rank(), dist.get_world_size(), sharded)
+
+
+def told(name: str | None = None) -> str | None:
+    """What the first process says to all: a name, or None for the end."""
+    said = [name]
+    dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
+    return said[0]
+
+
+def part() -> None:
+    """Leave the others."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def spread(model: Any, world: World, device: Device) -> Any:
@@ -137,7 +145,3 @@ def like(values: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         shape=parameter.shape,
         stride=parameter.stride(),
     )
-
-
-def _device() -> str:
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
