@@ -201,6 +201,7 @@ class Chain:
 
     def _sft(self, stage: SftStage) -> dict[str, Any]:
         from distill import models
+        from distill.student.audit import audit
         from distill.student.mixture import mix
         from distill.student.sft import fine_tune
 
@@ -218,14 +219,20 @@ class Chain:
             max_length=stage.max_length,
             seed=self.recipe.seed,
         )
+        folder = self.run.stage_folder(stage.name)
+        # Again after a kill, as it is quick; the row was shown before the first step.
+        checked = audit(
+            stage, loaded, mixture, key=f"models.{self.recipe.source_model(stage.model)}",
+            show=not (folder / "checkpoints").exists(),
+        )  # fmt: skip
         if stage.method == "lora":
             loaded = models.with_lora(loaded, stage.lora, self.recipe.seed)
         counts = fine_tune(
-            stage, loaded, self.device, mixture, folder=self.run.stage_folder(stage.name),
+            stage, loaded, self.device, mixture, folder=folder,
             fingerprint=self.prints[stage.name], seed=self.recipe.seed, saved=lambda: self.run.tick(stage.name),
         )  # fmt: skip
         models.save(loaded, self.run.model_folder(stage.makes))
-        return counts | {"max_length": stage.max_length}
+        return counts | {"max_length": stage.max_length, "checked": checked}
 
     def _traces(self, name: str) -> list[Any]:
         from distill.traces import load_traces, read_made_traces
