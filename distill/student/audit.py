@@ -143,7 +143,7 @@ def check_trace(chat: ChatFormat, example: Example, source: Source) -> None:
     found = chat.decode(example.ids[example.prompt_length :])
     expected = chat.as_taught(trace.completion.lstrip() if chat.prefill else trace.completion, tags)
     families = (chat.tags, tags or chat.tags)
-    if not _same(chat, found, expected) or _words(found, families) != _words(trace.completion, families):
+    if not _same(found, expected, chat.tags) or _words(found, families) != _words(trace.completion, families):
         at = _first_difference(found, expected)
         raise RunFailed(
             f"trace {trace.id} does not survive its tokens: from character {at} on it is "
@@ -160,9 +160,9 @@ def _first_difference(one: str, other: str) -> int:
     )
 
 
-def _same(chat: ChatFormat, found: str, expected: str) -> bool:
+def _same(found: str, expected: str, tags: ThoughtTags) -> bool:
     """Equal, but for what Unicode calls equal and blanks behind the opening tag, which some tokenizers put there."""
-    return found == expected or _settled(found, chat.tags) == _settled(expected, chat.tags)
+    return found == expected or _settled(found, tags) == _settled(expected, tags)
 
 
 def _settled(text: str, tags: ThoughtTags) -> str:
