@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import distill.training.attention
 from distill.chat import ChatFormat, ThoughtTags
@@ -211,10 +211,14 @@ def load(
             f"its weights cannot be loaded ({_first_line(error)})",
             "give a folder or hub name with safetensors weights",
         ) from None
-    stop = model.generation_config.eos_token_id
-    stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
+    stop_ids = _stop_ids(model.generation_config)
     chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
     return LoadedModel(name, model.to(device.kind), chat)
+
+
+def _stop_ids(generation: Any) -> tuple[int, ...]:
+    stop = generation.eos_token_id
+    return tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
 
 
 #: Architectures whose packed log-probabilities were compared with transformers' own. Others may compute something else:
@@ -266,18 +270,26 @@ def preview(name: str, source: ModelSource) -> Preview:
     """
     tokenizer = load_tokenizer(name, source)
     context = source.build.max_length if source.build is not None else source.max_length
+    stop_ids: tuple[int, ...] = ()
     if source.path is not None:
         key = f"models.{name}.path"
-        config = _load_config(key, _base_of_adapter(key, source.path) or source.path)
+        place = _base_of_adapter(key, source.path) or source.path
+        config = _load_config(key, place)
         _check_architecture(key, source.path, config)
         _check_vocabulary(name, config, tokenizer)
         context = context or context_of(config)
+        try:
+            generation = GenerationConfig.from_pretrained(place)
+        except OSError:  # it has none, and transformers takes its settings from the model's own
+            generation = GenerationConfig.from_model_config(config)
+        stop_ids = _stop_ids(generation)
     if source.build is not None:
         tokenizer = _as_reloaded(name, source.build, tokenizer)
     assert context is not None, (
         f"models.{name} has neither path nor build: the recipe's check lets none through"
     )
-    return Preview(ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill), context)
+    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
+    return Preview(chat, context)
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:

@@ -283,7 +283,8 @@ def test_one_token_for_bos_and_eos_is_no_second_bos(world: ChatFormat) -> None:
 
 def test_real_vocabularies_agree_on_their_end(real: ChatFormat, capsys: pytest.CaptureFixture[str]) -> None:
     assert real.turn_end() == real.eos_id
-    check_stops("models.m", real, SimpleNamespace(eos_token_id=[real.eos_id]))
+    check_stops("models.m", real)
+    looks.note_stops("models.m", real, SimpleNamespace(eos_token_id=[real.eos_id]))
     assert capsys.readouterr().err == ""
 
 
@@ -308,14 +309,15 @@ def test_a_base_tokenizer_under_a_chat_template_is_named(
     assert f'"eos_token": "{end}"' in caught.value.remedy and "models.m.tokenizer" in caught.value.remedy
 
     both = ChatFormat("m", tokenizer, TAGS, stop_ids=(tokenizer.convert_tokens_to_ids(end),))
-    check_stops("models.m", both)  # as Llama 3's first instruct models: generation stops at either
+    check_stops("models.m", both)
+    looks.note_stops("models.m", both, None)  # as Llama 3's first instruct models: generation stops at either
     assert f"ends an answer with {end}; {eos} is trained" in capsys.readouterr().err
 
     tokenizer = vocabulary(name)  # the tokenizer was set right, the base model's generation config was not
     other = tokenizer.convert_tokens_to_ids(eos)
-    check_stops(
-        "models.m", ChatFormat("m", tokenizer, TAGS, stop_ids=(other,)), SimpleNamespace(eos_token_id=other)
-    )
+    right = ChatFormat("m", tokenizer, TAGS, stop_ids=(other,))
+    check_stops("models.m", right)
+    looks.note_stops("models.m", right, SimpleNamespace(eos_token_id=other))
     assert f"generation config stops at {eos} and not at {end}" in capsys.readouterr().err
 
 

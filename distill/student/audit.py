@@ -49,7 +49,8 @@ def audit(stage: SftStage, loaded: LoadedModel, mixture: Mixture, *, key: str, s
     used = sorted(set(mixture.order))
     longest = max(used, key=lambda number: len(mixture.examples[number].ids))
     tokens = len(mixture.examples[longest].ids)
-    check_stops(key, chat, loaded.model.generation_config)
+    check_stops(key, chat)
+    note_stops(key, chat, loaded.model.generation_config)
     check_context(stage, tokens, key, context_of(loaded.model.config))
     numbers = sorted({*used[:: -(-len(used) // ROWS)], longest})
     for number in used:
@@ -76,8 +77,10 @@ def audit(stage: SftStage, loaded: LoadedModel, mixture: Mixture, *, key: str, s
 # -------------------------------------------------------------------------------- the model
 
 
-def check_stops(key: str, chat: ChatFormat, generation: Any = None) -> None:
+def check_stops(key: str, chat: ChatFormat) -> None:
     """What is trained as the last token, what the template ends a turn with and what generation stops at agree.
+
+    Asked before the run too, of every model that is to be fine-tuned: nothing is written then.
 
     Raises:
         UserError: generation would go on behind the template's own end of a turn.
@@ -93,6 +96,11 @@ def check_stops(key: str, chat: ChatFormat, generation: Any = None) -> None:
             f"name as {key}.tokenizer a copy of its tokenizer whose tokenizer_config.json says "
             f'"eos_token": "{chat.token(end)}", or as {key}.chat_template one that ends an answer with {eos}',
         )
+
+
+def note_stops(key: str, chat: ChatFormat, generation: Any) -> None:
+    """Say on stderr where the three differ although generation stops at each of them."""
+    end, eos = chat.turn_end(), chat.token(chat.eos_id)
     if end is not None and end != chat.eos_id:
         _note(
             f"{key}: its chat template ends an answer with {chat.token(end)}; {eos} is trained, the tokenizer's "
