@@ -214,6 +214,7 @@ class Chain:
     def tune(self, stage: SftStage, loaded: Any, **settings: Any) -> Any:
         """Fine-tune a model that was started; see `fine_tune` for what may be set."""
         from distill import models
+        from distill.student.audit import audit
         from distill.student.mixture import mix
         from distill.student.sft import fine_tune
 
@@ -230,12 +231,18 @@ class Chain:
             max_length=stage.max_length,
             seed=self.recipe.seed,
         )
+        folder = self.run.stage_folder(stage.name)
+        # Again after a kill, as it is quick; the row was shown before the first step.
+        checked = audit(
+            stage, loaded, mixture, key=f"models.{self.recipe.source_model(stage.model)}",
+            show=not (folder / "checkpoints").exists(),
+        )  # fmt: skip
         tuned = fine_tune(
-            stage, loaded, self.device, mixture, folder=self.run.stage_folder(stage.name),
+            stage, loaded, self.device, mixture, folder=folder,
             fingerprint=self.prints[stage.name], seed=self.recipe.seed,
             **({"saved": lambda: self.run.tick(stage.name)} | settings),
         )  # fmt: skip
-        return tuned._replace(counts=tuned.counts | {"traces_read": _sizes(traces)})
+        return tuned._replace(counts=tuned.counts | {"traces_read": _sizes(traces), "checked": checked})
 
     def _traces(self, name: str) -> list[Any]:
         from distill.traces import load_traces, read_made_traces

@@ -152,7 +152,7 @@ class ChatFormat:
                 "its tokenizer has no chat template",
                 f"write models.{name}.chat_template: FILE.jinja",
             )
-        self.tokenizer, self.tags = tokenizer, tags
+        self.name, self.tokenizer, self.tags = name, tokenizer, tags
         self.eos_id: int = tokenizer.eos_token_id
         self.stop_ids = frozenset({self.eos_id, *stop_ids})
         rendered = self._render("?")
@@ -171,6 +171,10 @@ class ChatFormat:
         """Token ids of a text, with nothing added."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def token(self, number: int) -> str:
+        """How one token is written, for messages."""
+        return str(self.tokenizer.convert_ids_to_tokens(number))
+
     def decode(self, ids: list[int]) -> str:
         """The text of generated ids, special tokens kept, a final stop token dropped."""
         if ids and ids[-1] in self.stop_ids:
@@ -182,8 +186,8 @@ class ChatFormat:
         ids = self.encode(self._bare_prompt(problem))
         return Prompt(ids + self.encode(self.prefill), self.prefill)
 
-    def example(self, problem: str, completion: str, written_with: ThoughtTags | None = None) -> Example:
-        """A training row: prompt, then the whole completion (opening tag included), then EOS.
+    def as_taught(self, completion: str, written_with: ThoughtTags | None = None) -> str:
+        """A teacher's completion as this model learns it: in its own tags, the thought opened as its prompts open one.
 
         Args:
             completion: the teacher's own text, prefill included.
@@ -196,8 +200,21 @@ class ChatFormat:
         # A model is always asked with its prefill: a thought that opens with other blanks would train what nobody asks.
         if completion.startswith(self.tags.open) and not completion.startswith(self.prefill):
             completion = self.prefill + completion.removeprefix(self.tags.open).lstrip()
+        return completion
+
+    def example(self, problem: str, completion: str, written_with: ThoughtTags | None = None) -> Example:
+        """A training row: prompt, then the whole completion `as_taught` (opening tag included), then EOS."""
+        completion = self.as_taught(completion, written_with)
         prompt_ids = self.encode(self._bare_prompt(problem))
         # Tokenized in the same pieces as at inference, so that no merge across the prefill's end differs.
         prefill = self.prefill if completion.startswith(self.prefill) else ""
         answer_ids = self.encode(prefill) + self.encode(completion.removeprefix(prefill)) + [self.eos_id]
         return Example(prompt_ids + answer_ids, len(prompt_ids))
+
+    def turn_end(self) -> int | None:
+        """The first added token that the template itself writes behind an answer; None where it writes none."""
+        answer = "An answer."
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        _, found, after = str(self.tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(answer)
+        added = self.tokenizer.added_tokens_decoder
+        return next((token for token in self.encode(after) if token in added), None) if found else None

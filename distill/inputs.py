@@ -99,6 +99,12 @@ class Inputs:
 
         return preview(model, self.recipe.models[model])
 
+    def _check_stops(self, model: str) -> None:
+        from distill.student.audit import check_stops
+
+        source = self.recipe.source_model(model)
+        check_stops(f"models.{source}", self.preview(source).chat)
+
     # ------------------------------------------------------------------------------------------ lengths
 
     def _fitted(self, stage_name: str) -> Stage:
@@ -107,6 +113,7 @@ class Inputs:
         at = f"stages.{stage.name}"
         match stage:
             case SftStage():
+                self._check_stops(stage.model)
                 longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [])
                 return stage.model_copy(update={"max_length": longest})
             case GrpoStage():

@@ -137,6 +137,9 @@ def test_a_whole_run(undisturbed: Path) -> None:
     assert sum(1 for _ in read_parquet(undisturbed / "traces" / "verified" / "traces.parquet")) == 12
     manifest = json.loads((undisturbed / "manifest.json").read_text())
     assert list(manifest["stages"]) == STAGES and manifest["precision"] in ("bf16", "float32")
+    assert manifest["stages"]["warm"]["counts"]["checked"]["examples"] == 20, (
+        "looked at before the first step"
+    )
 
 
 def test_every_stage_learns_something(undisturbed: Path) -> None:

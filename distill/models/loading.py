@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import distill.training.attention
 from distill.chat import ChatFormat, ThoughtTags
@@ -100,10 +100,21 @@ def load(
         if empty
         else _with_weights(key, place, base, config, dtype, device if four_bit else None)
     )
-    stop = model.generation_config.eos_token_id
-    stop_ids = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
+    stop_ids = _stop_ids(_generation_config(base or place, config))
     chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
     return LoadedModel(name, model if four_bit or empty else model.to(device.kind), chat)
+
+
+def _generation_config(place: str | Path, config: Any) -> Any:
+    try:
+        return GenerationConfig.from_pretrained(place)
+    except OSError:  # it has none, and transformers takes its settings from the model's own
+        return GenerationConfig.from_model_config(config)
+
+
+def _stop_ids(generation: Any) -> tuple[int, ...]:
+    stop = generation.eos_token_id
+    return tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
 
 
 def _empty(config: Any, dtype: torch.dtype) -> Any:
@@ -195,18 +206,22 @@ def preview(name: str, source: ModelSource) -> Preview:
     """
     tokenizer = load_tokenizer(name, source)
     context = source.build.max_length if source.build is not None else source.max_length
+    stop_ids: tuple[int, ...] = ()
     if source.path is not None:
         key = f"models.{name}.path"
-        config = _load_config(key, base_of_adapter(key, source.path) or source.path)
+        place = base_of_adapter(key, source.path) or source.path
+        config = _load_config(key, place)
         _check_architecture(key, source.path, config)
         _check_vocabulary(name, config, tokenizer)
         context = context or context_of(config)
+        stop_ids = _stop_ids(_generation_config(place, config))
     if source.build is not None:
         tokenizer = as_reloaded(name, source.build, tokenizer)
     assert context is not None, (
         f"models.{name} has neither path nor build: the recipe's check lets none through"
     )
-    return Preview(ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill), context)
+    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
+    return Preview(chat, context)
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:

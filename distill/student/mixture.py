@@ -12,15 +12,23 @@ from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtState, ThoughtT
 from distill.errors import RunFailed
 from distill.records import FinishReason, Trace
 
-_CHANGE_FIRST = (
+CHANGE_FIRST = (
     "The same command would end here again: change the stage's traces, weights or max_length first."
 )
 
 
+class Source(NamedTuple):
+    """What an example was made from: the trace, and the thought tags that it is written with (None: with none)."""
+
+    trace: Trace
+    tags: ThoughtTags | None
+
+
 class Mixture(NamedTuple):
-    """The usable examples and, by number, the order in which the whole run sees them."""
+    """The usable examples with their sources and, by number, the order in which the whole run sees them."""
 
     examples: list[Example]
+    sources: list[Source]
     order: list[int]
     left_out: dict[str, int]
 
@@ -38,8 +46,9 @@ def mix(
     """Examples of all trace sets and their order over the run.
 
     Left out and counted: truncated traces (a model fine-tuned on them learns never to stop), thoughts without an
-    end, those longer than ``max_length`` tokens, and, for a model whose prompt already opens the thought, those
-    that do not open one: it is never asked without.
+    end, those that spell a stop token in their midst (it would learn to stop there), those longer than
+    ``max_length`` tokens, and, for a model whose prompt already opens the thought, those that do not open one: it is
+    never asked without.
 
     Args:
         weights: how often an epoch sees each trace of a set: 1 once, 2 twice, 0.5 a random half (another each epoch).
@@ -50,6 +59,7 @@ def mix(
         RunFailed: nothing usable is left.
     """
     examples: list[Example] = []
+    sources: list[Source] = []
     members: dict[str, list[int]] = {}
     left_out: Counter[str] = Counter()
     families = (chat.tags, *written_with, *KNOWN_TAGS)
@@ -73,13 +83,17 @@ def mix(
             if len(example.ids) > max_length:
                 left_out[f"longer than max_length={max_length}"] += 1
                 continue
+            if not chat.stop_ids.isdisjoint(example.ids[example.prompt_length : -1]):
+                left_out["that spell a token at which the model stops"] += 1
+                continue
             members[name].append(len(examples))
             examples.append(example)
+            sources.append(Source(trace, tags))
     for reason, count in left_out.items():
         print(f"left out: {count} traces {reason}", file=sys.stderr)
     if not examples:
         reason = f"no usable trace is left of {sum(map(len, traces.values()))}: {dict(left_out)}"
-        raise RunFailed(reason, _CHANGE_FIRST)
+        raise RunFailed(reason, CHANGE_FIRST)
     order: list[int] = []
     remaining = epochs
     for epoch in range(int(epochs) + 1):
@@ -91,8 +105,8 @@ def mix(
         order.extend(seen[: max(1, round(len(seen) * min(1.0, remaining)))])
         remaining -= 1
     if not order:
-        raise RunFailed(f"the weights {dict(weights)} leave none of {len(examples)} traces", _CHANGE_FIRST)
-    return Mixture(examples, order, dict(left_out))
+        raise RunFailed(f"the weights {dict(weights)} leave none of {len(examples)} traces", CHANGE_FIRST)
+    return Mixture(examples, sources, order, dict(left_out))
 
 
 def _share(numbers: Sequence[int], weight: float, rng: random.Random) -> list[int]:
