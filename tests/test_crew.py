@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distill import crew
 from distill.chain import run_recipe
-from distill.errors import RunFailed
+from distill.errors import RunFailed, UserError
 from distill.training.world import World
 
 Told = tuple[list[float], dict[str, torch.Tensor]]
@@ -126,6 +127,50 @@ def test_a_process_that_fails_fails_the_stage(
         run_recipe(recipe, tmp_path / "run", [recipe.stage("warm")])
     told = capfd.readouterr().err
     assert "is not finite" in told and "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_started_by_torchrun_the_first_is_the_run_and_the_others_follow(
+    tiny_recipe_module: ModuleType, tmp_path: Path
+) -> None:
+    """A whole recipe: two fine-tunings together, everything between them in the first process alone."""
+    recipe = tiny_recipe_module.tiny_recipe()
+    run_recipe(recipe, tmp_path / "one")
+    file = tiny_recipe_module.write_recipe(tmp_path / "r.yaml", "hardware={gpu: cpu, nodes: 2}")
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    door = tmp_path / "door.py"
+    door.write_text("from distill.cli import main\nraise SystemExit(main())\n")
+    command = [*torchrun, str(door), "run", str(file), "--out", str(tmp_path / "two")]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    assert told.stderr.count("1/6 warm: starts") == 1 and (tmp_path / "two/report/index.html").is_file()
+    one, two = (load_file(tmp_path / run / "models/base/model.safetensors") for run in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, **CLOSE)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0 and finished.stderr.count(": finished") == 6
+
+
+def test_several_nodes_that_nobody_has_started_are_refused(
+    tiny_recipe_module: ModuleType, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe_module.tiny_recipe("hardware={gpu: cpu, nodes: 2}")
+    with pytest.raises(UserError, match=r"hardware\.nodes.*\n.*torchrun"):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_srun_is_recognised_inside_a_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ |= {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "12345"}
+    assert not crew.launched()  # a batch script, which is not one of its own eight tasks
+    os.environ |= {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    os.environ |= {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
+    assert crew.launched() and crew.follows()
+    assert (os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]) == ("3", "1", "8")
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("10.0.0.1", "32345")
 
 
 def test_rows_go_to_whoever_has_least_and_all_get_equally_many() -> None:
