@@ -31,7 +31,7 @@ from distill.plan.memory import (
     training_parts,
 )
 from distill.plan.table import as_lines
-from distill.plan.work import generate, training_flops
+from distill.plan.work import forward_flops, generate, training_flops
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe, shipped_recipes
 from distill.recipe_parts import Lora, ModelSource
 from distill.training import logprobs
@@ -107,7 +107,8 @@ def test_chunks_are_those_of_the_head() -> None:
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_local_folder_is_read(family: Any, tmp_path: Path) -> None:
-    shape = Shape(str(tmp_path), family, 64, 2, 4, 2, 16, 96, 500, family != "llama", 512)
+    head_dim = 24 if family == "qwen3" else 16  # Qwen3's heads need not add up to the hidden size
+    shape = Shape(str(tmp_path), family, 64, 2, 4, 2, head_dim, 96, 500, family != "llama", 512)
     config_of(shape).save_pretrained(tmp_path)
     assert shape_of("m", ModelSource(path=str(tmp_path))) == shape
 
@@ -273,6 +274,18 @@ def test_decoding_alone_is_bound_by_reading_the_weights_and_many_rows_by_product
     assert seconds(4096, 1e18) == pytest.approx(seconds(4096, 2e18)), "no longer bound by reading"
 
 
+def test_an_exam_takes_its_waves_of_answers_and_its_verdicts() -> None:
+    """HumanEval, 164 programs x 8 by two models of 7B, on eight GPUs of eight cores each: seven waves of 24 rows."""
+    exam = planned("r1-distill-qwen-7b", "stages.exam.suites=[humaneval]")["stages"][1]
+    shape, gpu, answers = KNOWN["Qwen/Qwen2.5-Math-7B"], GPUS["h100-80gb"], 164 * 8
+    arguments: dict[str, Any] = {"length": 5400, "rows": 24, "copies": 8, "split": 1, "mfu": 0.4}
+    told = generate(shape, gpu, prompts=164, answers=answers, **arguments).seconds
+    one_wave = generate(shape, gpu, prompts=0, answers=24 * 8, **arguments).seconds
+    prefill = generate(shape, gpu, prompts=164, answers=24 * 8, **arguments).seconds - one_wave
+    assert told == pytest.approx(7 * one_wave + prefill)
+    assert exam["hours"] * 3600 == pytest.approx(2 * (told + answers * 10.8e-3 / 64))
+
+
 def test_hours_and_money_follow_from_the_machine() -> None:
     one = planned("r1-distill-qwen-7b")["stages"][0]
     assert one["hours"] == pytest.approx(one["flops"] / (8 * 989.4e12 * 0.4) / 3600)
@@ -368,6 +381,17 @@ def _override(key: str, value: object) -> str:
     return f"{key}={value}" if key.startswith("hardware.") else f"stages.distil.{key}={value}"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "nodes"),
+    [(["hardware.gpu=h100-80gb"], None, 4), (["hardware.gpu=h100-80gb", "hardware.gpus=3"], 8, 3)],
+)
+def test_more_gpus_are_said_as_nodes_of_at_most_eight(
+    overrides: list[str], gpus: int | None, nodes: int
+) -> None:
+    nearest = planned("r1-distill-llama-70b", *overrides)["stages"][0]["nearest"]
+    assert (nearest.get("hardware.gpus"), nearest["hardware.nodes"]) == (gpus, nodes)
+
+
 def test_a_change_is_milder_before_it_is_dearer() -> None:
     nearest = [planned(name, *overrides)["stages"][0]["nearest"] for name, overrides in TIGHT]
     assert nearest[0] == {"memory.activations": "recompute"}
@@ -418,9 +442,15 @@ def test_grpo_holds_policy_and_reference_and_takes_turns() -> None:
     lasting = sum(memory[part] for part in ("weights", "moments", "reference", "overhead"))
     assert stage["needs"] == pytest.approx(lasting + turns)
     assert stage["generated_tokens"] == 100 * 32 * 16 * 5400
-    raw["stages"][0]["kl"] = {"coefficient": 0}  # type: ignore[index]
+    section: dict[str, Any] = raw["stages"][0]  # type: ignore[assignment, index]
+    section["kl"] = {"coefficient": 0}
     (without,) = make_plan(parse_recipe(raw))["stages"]
     assert "reference" not in without["memory"] and without["hours"] < stage["hours"]
+    forward = forward_flops(KNOWN["Qwen/Qwen2.5-7B"], 100 * 512 * 5600, 5600)
+    assert stage["flops"] - without["flops"] == pytest.approx(forward), "of the reference"
+    section["steps_per_rollout"] = 4
+    (stale,) = make_plan(parse_recipe(raw))["stages"]
+    assert stale["flops"] - without["flops"] == pytest.approx(forward), "of the policy before its updates"
 
 
 # ------------------------------------------------------------------------------------ the command
