@@ -168,7 +168,7 @@ def one_core() -> None:
 
 def data() -> Path:
     """The folder of real data; exits with a reason where it is absent."""
-    folder = Path(os.environ.get("DISTILL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    folder = Path(os.environ.get("DISTILL_DATA") or Path(__file__).parents[3] / "shared" / "data")
     if not folder.is_dir():
         sys.exit(f"no real data at {folder}: set DISTILL_DATA")
     return folder
