@@ -93,8 +93,10 @@ def test_a_few_tokens_at_a_time_give_the_same_values_and_gradients(
     row = pack_row(examples, range(len(examples)))
     weights_N = torch.randn(len(row.targets_N), generator=torch.Generator().manual_seed(0))
     results = []
-    for tokens in (10**6, 7, 1):
+    for tokens, block in ((10**6, 10**6), (7, 10**6), (7, 100), (1, 37)):
         monkeypatch.setitem(logprobs.CHUNK_BYTES, "cpu", 4 * len(tiny.loaded.chat.tokenizer) * tokens)
+        monkeypatch.setattr(logprobs, "CPU_ROWS", tokens)
+        monkeypatch.setattr(logprobs, "CPU_VOCABULARY_BLOCK", block)
         found_N = token_logprobs(model, row, temperature)
         results.append((found_N, torch.autograd.grad((found_N * weights_N).sum(), list(model.parameters()))))
     for number, example in enumerate(examples):
@@ -121,6 +123,8 @@ def test_a_few_tokens_at_a_time_in_half_precision(
     results = []
     for tokens in (10**6, 5):
         monkeypatch.setitem(logprobs.CHUNK_BYTES, "cpu", 4 * len(tiny_qwen2.loaded.chat.tokenizer) * tokens)
+        monkeypatch.setattr(logprobs, "CPU_ROWS", tokens)
+        monkeypatch.setattr(logprobs, "CPU_VOCABULARY_BLOCK", 100)
         monkeypatch.setattr(logprobs, "VOCABULARY_BLOCK", 16)
         with torch.autocast("cpu", torch.bfloat16, enabled=cast == "autocast"):
             found_N = token_logprobs(model, row)

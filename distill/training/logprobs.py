@@ -1,6 +1,7 @@
 """Log-probabilities of the trained tokens of a packed row: the one place where logits are made.
 
-Legend: T tokens of a packed row, N trained tokens of it, C of them at a time, V vocabulary, H hidden size.
+Legend: T tokens of a packed row, N trained tokens of it, C of them at a time, V vocabulary, B of it at a time, H hidden
+size.
 
 A row's logits (N x V) would be the largest thing in memory by far: 16k tokens of a vocabulary of 128k take 8 GB in
 float32. So the head works on C tokens at a time and keeps one number for each; the backward pass makes their logits
@@ -21,6 +22,9 @@ from distill.training.packing import PackedRow
 
 #: Bytes of float32 logits made at a time, by kind of device. Matrix products of a GPU want more rows at once.
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
+#: A CPU is bound by its memory: few tokens at a time would read the whole head for each few. So it takes the vocabulary
+#: in blocks too; a block's logits and its part of the head (2 MB, and 4 KB for each unit of H) stay in the caches.
+CPU_ROWS, CPU_VOCABULARY_BLOCK = 512, 1024
 VOCABULARY_BLOCK = 16384  # rows of the head's gradient made at a time in half precision
 
 
@@ -56,7 +60,10 @@ def _head_gives_logprobs(model: Any, targets_N: torch.Tensor, temperature: float
         if len(targets_N) <= rows:
             return _row(_of_logits(plain(hidden_NH), targets_N, temperature))
         if isinstance(head, torch.nn.Linear) and head.bias is None and head.weight.is_floating_point():
-            return _row(_Chunked.apply(hidden_NH, head.weight, targets_N, temperature, rows))
+            block = len(head.weight)
+            if hidden_NH.device.type == "cpu":
+                rows, block = CPU_ROWS, CPU_VOCABULARY_BLOCK
+            return _row(_Chunked.apply(hidden_NH, head.weight, targets_N, temperature, rows, block))
         # An adapter on the head, or one of another kind: autograd's way of the same.
         parts = [
             checkpoint(lambda h, t: _of_logits(plain(h), t, temperature), h, t, use_reentrant=False)
@@ -81,7 +88,7 @@ def _of_logits(logits_CV: torch.Tensor, targets_C: torch.Tensor, temperature: fl
 
 
 class _Chunked(torch.autograd.Function):
-    """`_of_logits` of ``hidden @ weight.T``, ``rows`` tokens at a time in both passes."""
+    """`_of_logits` of ``hidden @ weight.T``, ``rows`` tokens and ``block`` of the vocabulary at a time, both ways."""
 
     @staticmethod
     def forward(
@@ -91,21 +98,22 @@ class _Chunked(torch.autograd.Function):
         targets_N: torch.Tensor,
         temperature: float,
         rows: int,
+        block: int,
     ) -> torch.Tensor:
         kind = hidden_NH.device.type
         ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_NH.dtype
-        ctx.temperature, ctx.rows = temperature, rows
+        ctx.temperature, ctx.rows, ctx.block = temperature, rows, block
         weight = weight_VH.to(ctx.dtype)
-        logprobs_N = torch.empty(len(hidden_NH), device=hidden_NH.device)
-        normaliser_N = torch.empty_like(logprobs_N)
+        target_N = torch.zeros(len(hidden_NH), device=hidden_NH.device)
+        normaliser_N = torch.full_like(target_N, -torch.inf)
         with torch.autocast(kind, enabled=False):
-            for at in range(0, len(hidden_NH), rows):
-                here = slice(at, at + rows)
-                logits_CV = linear(hidden_NH[here].to(ctx.dtype), weight).float().div_(temperature)
-                normaliser_N[here] = logits_CV.logsumexp(-1)
-                logprobs_N[here] = logits_CV.gather(-1, targets_N[here, None])[:, 0] - normaliser_N[here]
+            for here, part in _blocks(len(hidden_NH), rows, len(weight), block):
+                logits_CB = linear(hidden_NH[here].to(ctx.dtype), weight[part]).float().div_(temperature)
+                place_C, inside_C = _place_in(targets_N[here], part)
+                target_N[here] += torch.where(inside_C, logits_CB.gather(-1, place_C[:, None])[:, 0], 0)
+                normaliser_N[here] = torch.logaddexp(normaliser_N[here], logits_CB.logsumexp(-1))
         ctx.save_for_backward(hidden_NH, weight_VH, targets_N, normaliser_N)
-        return logprobs_N
+        return target_N - normaliser_N
 
     @staticmethod
     def backward(ctx: Any, grad_N: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -113,23 +121,40 @@ class _Chunked(torch.autograd.Function):
         hidden_NH, weight_VH, targets_N, normaliser_N = ctx.saved_tensors
         weight = weight_VH.to(ctx.dtype)
         to_hidden, to_weight = ctx.needs_input_grad[:2]
-        grad_hidden_NH = torch.empty_like(hidden_NH) if to_hidden else None
+        whole = ctx.block >= len(weight)
+        # Summed over blocks in float32; a single block needs no sum.
+        sums = hidden_NH.dtype if whole else torch.float32
+        grad_hidden_NH = torch.zeros_like(hidden_NH, dtype=sums) if to_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if to_weight else None
-        for at in range(0, len(hidden_NH), ctx.rows):
-            here = slice(at, at + ctx.rows)
+        for here, part in _blocks(len(hidden_NH), ctx.rows, len(weight), ctx.block):
             hidden = hidden_NH[here].to(ctx.dtype)
-            grad_CV = (
-                linear(hidden, weight).float().div_(ctx.temperature).sub_(normaliser_N[here, None]).exp_()
-            )
-            grad_CV.scatter_add_(-1, targets_N[here, None], torch.full_like(grad_CV[:, :1], -1.0))
-            grad = grad_CV.mul_(-grad_N[here, None] / ctx.temperature).to(ctx.dtype)
+            grad_CB = linear(hidden, weight[part]).float().div_(ctx.temperature)
+            grad_CB.sub_(normaliser_N[here, None]).exp_()
+            place_C, inside_C = _place_in(targets_N[here], part)
+            grad_CB.scatter_add_(-1, place_C[:, None], -inside_C[:, None].float())
+            grad = grad_CB.mul_(-grad_N[here, None] / ctx.temperature).to(ctx.dtype)
             if grad_hidden_NH is not None:
-                grad_hidden_NH[here] = grad @ weight
+                grad_hidden_NH[here] += grad @ weight[part]
             if grad_weight_VH is not None:
-                _add_product(grad_weight_VH, grad.T, hidden)
+                _add_product(grad_weight_VH[part], grad.T, hidden)
+        if grad_hidden_NH is not None:
+            grad_hidden_NH = grad_hidden_NH.to(hidden_NH.dtype)
         if grad_weight_VH is not None:
             grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)
-        return grad_hidden_NH, grad_weight_VH, None, None, None
+        return grad_hidden_NH, grad_weight_VH, None, None, None, None
+
+
+def _blocks(tokens: int, rows: int, vocabulary: int, block: int) -> Iterator[tuple[slice, slice]]:
+    """Every pair of some tokens and some of the vocabulary."""
+    for at in range(0, tokens, rows):
+        for first in range(0, vocabulary, block):
+            yield slice(at, at + rows), slice(first, min(first + block, vocabulary))
+
+
+def _place_in(targets_C: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each target's place in a part of the vocabulary (0 outside of it), and whether it is in there."""
+    inside_C = (targets_C >= part.start) & (targets_C < part.stop)
+    return torch.where(inside_C, targets_C - part.start, 0), inside_C
 
 
 def _add_product(sum_VH: torch.Tensor, left_VC: torch.Tensor, right_CH: torch.Tensor) -> None:
