@@ -108,7 +108,12 @@ def _read(
         )
     reference = value("reference")
     if isinstance(reference, list):
-        reference = {"any": [_as_text(one) for one in reference]}
+        reference = {"any": reference}
+    if isinstance(reference, dict):
+        reference = {
+            word: [_as_text(one) for one in many] if isinstance(many, list) else many
+            for word, many in reference.items()
+        }
     reference = _as_text(reference)
     try:
         problem = Problem(id="", kind=kind, problem="", reference=reference, tests=value("tests"))
@@ -116,7 +121,7 @@ def _read(
         return row, malformed(
             "tests are no object"
             if kind == "code"
-            else "reference is no text, number, list or {any: [...]} of texts"
+            else "reference is no text, number, list, {any: [...]} or {all: [...]} of such"
         )
     return row, Response(problem, (value("prefill") or "") + value("response"), finish)
 

@@ -114,7 +114,7 @@ def test_a_check_function_is_called_with_the_entry_point(box):
         ("def f(x): return x[::-1]", "assert f('a\\ud800\\x00b') == 'b\\x00\\ud800a'"),
         ("def f(x): return len(x)", "assert f([[0] * 100] * 1000) == 1000 and f({n: str(n) for n in range(1000)}) == 1000"),
         ("def f(x): return lambda y: x + y", "assert f(1)(2) == 3"),
-        ("def f(x): return print", "f(1)('hello')"),
+        ("def f(x): return print", "assert f(1)('hello') is None"),
     ],
 )  # fmt: skip
 def test_what_tests_ask_of_a_program_crosses_over(box, program, code):
@@ -203,6 +203,37 @@ def test_tests_that_need_live_objects_of_their_own_are_an_error_and_never_wrong(
     code = "class Node: pass\nassert f(Node()) == 7"
     verdict, reason = run(box, "def f(x): return 7", code=code)
     assert verdict == "error" and "type Node" in reason
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "reason"),
+    [
+        ("async def f(x): return 7", "import asyncio\nassert asyncio.run(f(3)) == 7", "an event loop"),
+        ("def f(x): print(x)", "import io, contextlib\nout = io.StringIO()\nwith contextlib.redirect_stdout(out):\n    f(3)\n"
+         "assert out.getvalue() == '3\\n'", "what the program prints"),
+        ("def f(x):\n    'seven'\n    return 7", "assert f.__name__ == 'f' and f(3) == 7 and f.__doc__ == 'six'", "inside the program"),
+        ("class B: pass\ndef f(x): return 7", "class X(B): pass\nassert f(X()) == 7", "derived from the program's"),
+        ("class E(Exception):\n    def __init__(self, code): self.code = code\ndef f(x): raise E(7)",
+         "try:\n    f(3)\nexcept Exception as e:\n    assert e.code == 7\nelse:\n    assert False", "attribute code"),
+    ],
+    ids=["coroutine", "output", "name and text", "derived class", "attribute of an exception"],
+)  # fmt: skip
+def test_what_stand_ins_cannot_serve_is_an_error_and_never_wrong(box, program, code, reason):
+    verdict, told = run(box, program, code=code, entry_point=None)
+    assert verdict == "error" and reason in told
+
+
+def test_such_tests_pass_where_they_pass_and_programs_that_break_are_wrong(box):
+    code = "import tempfile\nassert f(3) == 7"
+    assert run(box, RIGHT, code=code) == ("correct", "")
+    assert run(box, "def g(): pass", code=code)[0] == "wrong"
+    assert run(box, "import sys; sys.exit()", code=code)[0] == "wrong"
+
+
+@pytest.mark.parametrize("code", ["f(3)", "print(f(3))", "x = f(3) == 7", "for n in range(3):\n    f(n)"])
+def test_tests_that_compare_nothing_decide_nothing(box, code):
+    assert run(box, "def f(x): return 'garbage'", code=code)[0] == "bad_reference"
+    assert run(box, "def f(x): return 1 / 0", code=code)[0] == "wrong"
 
 
 def test_test_code_that_leaves_traces_runs_alone(box):

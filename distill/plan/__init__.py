@@ -80,8 +80,8 @@ def _assumptions(planner: Planner) -> list[str]:
         f"speed: {assumed.mfu:.0%} of {gpu.flops / 1e12:g} TFLOP/s (--mfu); decoding reads at {BANDWIDTH_USE:.0%} of "
         f"{gpu.bandwidth / 1e12:g} TB/s or computes, whichever takes longer",
         f"memory: {USABLE:.0%} of each GPU's may be planned for; caches as if every answer ran to its limit",
-        "several GPUs: training is fully sharded and spread evenly, generation has a copy of the model on each; "
-        "their traffic costs no time",
+        "several GPUs: training is fully sharded (qlora: replicated) and spread evenly, generation has a copy of the "
+        "model on each; their traffic costs no time",
         f"verdicts: {VERDICT_SECONDS['math'] * 1e3:g} ms of a core for maths, {VERDICT_SECONDS['code'] * 1e3:g} ms for "
         f"a program and its run, {gpu.cores} cores a GPU",
     ]

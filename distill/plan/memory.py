@@ -70,9 +70,10 @@ class Training:
 def training_parts(training: Training) -> Parts:
     """Bytes of each part on each GPU; their sum is what an update needs.
 
-    weights, gradients and moments are sharded over all GPUs (FSDP2, fully sharded): bytes a parameter / G.
+    weights, gradients and moments are sharded over all GPUs (FSDP2, fully sharded): bytes a parameter / G. What is in
+    NF4 cannot be cut by FSDP2, so with qlora every GPU holds all of them.
     """
-    shape, gpus = training.shape, training.gpus
+    shape, gpus = training.shape, 1 if training.method == "qlora" else training.gpus
     full = training.method == "full"
     number = 4 if not full or training.weights == "float32" or training.device == "cpu" else 2
     parts = {
@@ -98,23 +99,21 @@ def _frozen(training: Training) -> float:
 def _copies(training: Training) -> float:
     """Copies of weights that products are taken with.
 
-    One GPU: autocast keeps a bf16 copy of the layers' float32 matrices (2 bytes each); NF4 is unpacked one matrix at a
-    time. Several: FSDP2 gathers two layers and the outer weights in bf16, and an outer weight's gradient is whole in
+    NF4 is unpacked one matrix at a time. One GPU: autocast keeps a bf16 copy of the layers' float32 matrices (2 bytes
+    each). Several: FSDP2 gathers two layers and the outer weights in bf16, and an outer weight's gradient is whole in
     bf16 and float32 before it is scattered: 2 (2 layer + outer) + 6 max(layer, outer). Frozen weights have no gradient.
     """
     shape = training.shape
     if training.device == "cpu":
         return 0.0
     unpacked = 2 * max(inner * outer for inner, outer in shape.linear.values())
+    if training.method == "qlora":
+        return unpacked
     if training.gpus == 1:
-        if training.method == "qlora":
-            return unpacked
         return 2 * shape.matrices if training.method == "full" and training.weights == "float32" else 0.0
     if training.method == "full":
         return 2 * (2 * shape.layer + shape.outer) + 6 * max(shape.layer, shape.outer)
-    if training.method == "lora":
-        return 2 * (2 * shape.layer + shape.outer)
-    return 2 * shape.layer * NF4_BITS / 8 + 2 * shape.outer + unpacked
+    return 2 * (2 * shape.layer + shape.outer)
 
 
 def layer_bytes(training: Training) -> int:

@@ -53,11 +53,18 @@ def _last_block(text: str) -> tuple[str, bool] | None:
         start = opening.end() + 1
         closing = re.compile(rf"^[ \t]*{opening[1]}[ \t]*$", re.MULTILINE).search(text, start)
         end = len(text) if closing is None else closing.start()
-        found[_PYTHON.match(opening[2]) is not None] = (text[start:end], closing is not None)
+        indent = len(opening[0]) - len(opening[0].lstrip(" \t"))
+        inside = _without_indent(text[start:end], indent) if indent else text[start:end]
+        found[_PYTHON.match(opening[2]) is not None] = (inside, closing is not None)
         if closing is None:
             break
         at = closing.end()
     return found.get(True, found.get(False))
+
+
+def _without_indent(text: str, most: int) -> str:
+    """A block in a list item stands as far in as its fence does, as Markdown has it; no line loses more than it has."""
+    return re.sub(rf"^[ \t]{{1,{most}}}", "", text, flags=re.MULTILINE)
 
 
 def job_of(program: str, tests: dict[str, Any]) -> dict[str, Any]:

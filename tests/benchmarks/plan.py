@@ -25,12 +25,26 @@ SHAPES: dict[str, tuple[dict[str, int], dict[str, Any], int]] = {
         1024,
     ),
     "full, activations recomputed": (
-        {"hidden": 896, "layers": 12, "heads": 14, "kv_heads": 2, "intermediate": 3584, "vocabulary": 100_000},
+        {
+            "hidden": 896,
+            "layers": 12,
+            "heads": 14,
+            "kv_heads": 2,
+            "intermediate": 3584,
+            "vocabulary": 100_000,
+        },
         {"micro_batch_tokens": 8192, "memory": {"activations": "recompute"}},
         2048,
     ),
     "adapters on a wider model": (
-        {"hidden": 1536, "layers": 10, "heads": 12, "kv_heads": 2, "intermediate": 6144, "vocabulary": 50_000},
+        {
+            "hidden": 1536,
+            "layers": 10,
+            "heads": 12,
+            "kv_heads": 2,
+            "intermediate": 6144,
+            "vocabulary": 50_000,
+        },
         {"micro_batch_tokens": 4096, "method": "lora", "lora": {"rank": 16}},
         512,
     ),
@@ -72,7 +86,16 @@ def trained(name: str) -> float:
     build, settings, length = SHAPES[name]
     count = settings["micro_batch_tokens"] // length
     stage = SftStage.model_validate(
-        {"name": "s", "kind": "sft", "model": "m", "traces": {"t": 1}, "makes": "x", "epochs": 1, "batch_size": count} | settings
+        {
+            "name": "s",
+            "kind": "sft",
+            "model": "m",
+            "traces": {"t": 1},
+            "makes": "x",
+            "epochs": 1,
+            "batch_size": count,
+        }
+        | settings
     )
     config = Qwen2Config(
         vocab_size=build["vocabulary"], hidden_size=build["hidden"], num_hidden_layers=build["layers"],

@@ -132,8 +132,8 @@ def ours(quick: bool, work: str) -> dict[str, Any]:
             }
         )  # fmt: skip
         cpu = Device("cpu", "cpu", False)
-        loaded = load("bench", given.folder, given.source, cpu, train=True)
-        mixture = Mixture(given.examples, list(range(len(given.examples))), {})
+        loaded = load("bench", given.folder, given.source, cpu, dtype=torch.float32)
+        mixture = Mixture(given.examples, [], list(range(len(given.examples))), {})
         where = {"folder": Path(folder), "fingerprint": "", "seed": 0, "saved": lambda: None}
         _, seconds = timed(lambda: fine_tune(stage, loaded, cpu, mixture, **where))
         losses = [row["loss"] for row in MetricsLog.read(Path(folder, "metrics.jsonl"))]

@@ -40,6 +40,7 @@ _LINK = re.compile(
 )
 _LINKING = re.compile(r",|;|\b(?:and|or)\b")
 _BARE = re.compile(r"[-+\d.,\s/%$^*()\[\]{}=<>|\\a-zA-Z_!:\u00b0\u2212\u221a\u03c0\u221e\u20ac\u00a3]+")
+_LEADING = re.compile(r"(?:(?:so|therefore|thus|hence|finally|then|consequently)\b[,:]?\s+)+", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _COMMAND = re.compile(r"\\[a-zA-Z]+\s*(?:\{[a-zA-Z ]*\})?")
 _PROSE = re.compile(r"[a-zA-Z]{2,}\s+[a-zA-Z]{2,}|[a-zA-Z]{3,}\s+[^\s\d]")
@@ -67,7 +68,7 @@ def extract_answer(text: str) -> str | None:
         return _stated(marked) or marked.strip("*").strip() or None
     if stated is not None:
         return stated
-    bare = text.strip()
+    bare = _LEADING.sub("", text.strip())
     if len(bare) > BARE_CHARS or "\n" in bare or find_boxes(text):
         return None
     if not _BARE.fullmatch(bare) or bare.count("{") != bare.count("}"):

@@ -15,7 +15,7 @@ from typing import Literal
 
 from distill.verify.maths.expressions import Tree, parse
 from distill.verify.maths.spelling import squeezed, words
-from distill.verify.maths.symbols import FUNCTIONS
+from distill.verify.maths.symbols import FUNCTIONS, NUMBER_WORDS
 from distill.verify.maths.tokens import NotRead, tokenise
 from distill.verify.maths.units import split_noun, split_unit, times
 
@@ -249,6 +249,8 @@ class _Reader:
             return Words(squeezed(text).lower().replace(".", ""))
         if ordinal := _ORDINAL.fullmatch(text):
             return Value(("num", Fraction(ordinal[1]), 0))
+        if (number := NUMBER_WORDS.get(words(text))) is not None:
+            return Value(("num", Fraction(number), 0))
         if _is_prose(text):
             return Words(words(text))
         value, unit = split_unit(text)

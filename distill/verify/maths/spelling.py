@@ -55,6 +55,13 @@ _GOING_ON = re.compile(
 _EMPTY_SET = re.compile(r"\\varnothing(?![a-zA-Z])|\\\{\s*\\\}")
 
 
+# \\textbf{(C)}\\ 12, (C) 12: the option and what it says
+_OPTION = re.compile(
+    r"\A(?:\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*\(\s*[A-J]\s*\)\s*\}|\([A-J]\)(?=\\?\s))"
+    r"(?:\\[ ,;:]|\\q?quad(?![a-z])|[\s~:])*(?=[-+$\d]|\\[dt]?frac|\\sqrt|\\pi)"
+)
+
+
 def _as_fraction(found: re.Match[str]) -> str:
     """A repeating decimal as the fraction that it is."""
     whole, before, *rest = (part or "" for part in found.groups())
@@ -80,7 +87,11 @@ def tidy(answer: str) -> str:
         text = _RAISED_RUN.sub(lambda run: "^{" + "".join(_RAISED[c] for c in run[0]) + "}", text)
         text = _LOWERED_RUN.sub(lambda run: "_{" + "".join(_LOWERED[c] for c in run[0]) + "}", text)
         text = text.translate(_ONE_BY_ONE)
-    text = _MODULES.sub("", text)
+    text = (
+        _OPTION.sub("", _MODULES.sub("", text.lstrip()), count=1)
+        if "(" in text[:16]
+        else _MODULES.sub("", text)
+    )
     text = _GROUPED.sub(",", text).replace("{,}", ",")
     if "\\" in text:
         text = _COMMAND.sub(_unglued, text)

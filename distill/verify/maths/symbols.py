@@ -144,3 +144,18 @@ COUNTING = {
 
 #: Words that count the question's own things: they never contradict one another.
 LOOSE_UNITS = frozenset({"unit", "sq unit", "point", "person", "way", "percent"})
+
+_UNDER_TWENTY = _words(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen
+    """
+)
+_TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
+#: Numbers in words, from zero to a hundred.
+NUMBER_WORDS = {word: number for number, word in enumerate(_UNDER_TWENTY)}
+NUMBER_WORDS |= {word: 10 * number for number, word in enumerate(_TENS, start=2)} | {"one hundred": 100}
+NUMBER_WORDS |= {
+    f"{ten}{between}{_UNDER_TWENTY[one]}": NUMBER_WORDS[ten] + one
+    for ten in _TENS for one in range(1, 10) for between in "- "
+}  # fmt: skip

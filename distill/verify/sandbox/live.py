@@ -66,6 +66,9 @@ class Live:
     def __setattr__(self, name: str, value: Any) -> None:
         self._program.do("set", self, name, value)
 
+    def __mro_entries__(self, bases: Any) -> Any:
+        raise self._program.unfit("a class of their own is derived from the program's, which stays with it")
+
     def __eq__(self, other: object) -> bool:
         """The program's own equality is asked between two of its objects, and nowhere else."""
         if self is other:

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from distill.verify.sandbox.plain import CONTAINERS, Link, Message, NotPlain, decode, encode, is_iterator
     from distill.verify.sandbox.program_side import SHARED_MODULES, SHOWN_CHARS, shown
     from distill.verify.sandbox.traceless import is_traceless, names_read, nodes_of
+    from distill.verify.sandbox.unserved import decides, unserved
 else:
     from defined import run_defined
     from live import Live, Unfit
     from plain import CONTAINERS, Link, NotPlain, decode, encode, is_iterator
     from program_side import SHARED_MODULES, SHOWN_CHARS, shown
     from traceless import is_traceless, names_read, nodes_of
+    from unserved import decides, unserved
 
 
 class ProgramEnded(BaseException):
@@ -45,12 +47,14 @@ class Alone(BaseException):
 
 
 class Tests(NamedTuple):
-    """Compiled test code, the names that it reads, and whether it is `traceless`."""
+    """Compiled test code, the names that it reads, whether it is `traceless`, and what `unserved` tells."""
 
     text: str
     code: types.CodeType
     names: list[str]
     traceless: bool
+    unserved: str
+    decides: bool
 
 
 @functools.lru_cache(maxsize=1024)  # a problem's tests judge many programs
@@ -63,7 +67,7 @@ def prepare(text: str) -> Tests:
     tree = ast.parse(text)
     code = compile(tree, "<tests>", "exec", dont_inherit=True)
     nodes = nodes_of(tree)
-    return Tests(text, code, names_read(nodes), is_traceless(nodes))
+    return Tests(text, code, names_read(nodes), is_traceless(nodes), unserved(nodes), decides(nodes))
 
 
 def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[str, str]:
@@ -93,13 +97,19 @@ def run(tests: Tests, entry: str | None, link: Link, order: Message) -> tuple[st
                 "error",
                 f"the tests cannot be run here: {shown(error)} (there is the standard library alone)",
             )
+        if isinstance(error, Unfit):
+            return "unfit", str(error)
         if not program.gone:
-            return "failed", f"{_test_line(error, tests.text)}{shown(error)}"
+            why = f"{_test_line(error, tests.text)}{shown(error)}"
+            if tests.unserved:
+                elsewhere = f"the tests use {tests.unserved}, which their own process has not"
+                return "unfit", f"{elsewhere}, and did not pass: {why}"
+            return "failed", why
     if program.left is not None:  # whatever the tests caught
         return program.left
     if program.gone:  # it has passed none
         return "ended", program.gone
-    return ("passed", "") if program.was_asked else ("empty", "")
+    return ("passed", "") if program.was_asked and tests.decides else ("empty", "")
 
 
 class _Program:
@@ -293,9 +303,14 @@ def _exception_class(name: str, bases: Any, number: int | None) -> type[BaseExce
     nearest = kinds[0] if kinds else Exception
     if nearest.__name__ == name or not issubclass(nearest, Exception | SystemExit | KeyboardInterrupt):
         return nearest
-    return type(
-        name[:SHOWN_CHARS] or "Exception", (nearest,), {} if number is None else {"_live_number": number}
-    )
+    own = {"__getattr__": _no_attribute} | ({} if number is None else {"_live_number": number})
+    return type(name[:SHOWN_CHARS] or "Exception", (nearest,), own)
+
+
+def _no_attribute(error: BaseException, name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise Unfit(f"the tests read the attribute {name} of the program's own exception, which stays with it")
 
 
 def _container(name: Any) -> str | None:
