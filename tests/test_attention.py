@@ -6,12 +6,14 @@ Legend: T tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
 import torch
 
 from distill.chat import Example
+from distill.training import attention
 from distill.training.packing import pack_row
 
 LENGTHS = [3, 90, 9, 47, 2, 48, 11, 140]  # several buckets, several examples in some
@@ -27,7 +29,7 @@ def packed_logits(model: Any, examples: list[Example]) -> list[torch.Tensor]:
     row = pack_row(examples, range(len(examples)))
     assert len(row.buckets) > 2 and any(len(bucket.index_SL) > 1 for bucket in row.buckets)
     logits_TV = model(
-        input_ids=row.ids_T[None], position_ids=row.positions_T[None], packed=row.buckets, use_cache=False
+        input_ids=row.ids_T[None], position_ids=row.positions_T[None], packed=row, use_cache=False
     ).logits[0]
     shortest_first = sorted(range(len(examples)), key=lambda number: (len(examples[number].ids), number))
     parts = logits_TV.split([len(examples[number].ids) for number in shortest_first])
@@ -99,4 +101,37 @@ def test_what_it_cannot_do_is_never_done_silently(tiny_qwen2: Any) -> None:
     with pytest.raises(AssertionError, match="seen_BQK"), torch.no_grad():
         model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
     with pytest.raises(AssertionError, match="one row"), torch.no_grad():
-        model(input_ids=ids, packed=pack_row([Example([5, 6, 7], 1)], [0]).buckets, use_cache=False)
+        model(input_ids=ids, packed=pack_row([Example([5, 6, 7], 1)], [0]), use_cache=False)
+
+
+def test_varlen_attention_gets_each_example_and_what_the_kernel_asks_for(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU torch's kernel takes a row as it is. Here a slow twin stands in for it, which is handed the same."""
+    calls = []
+
+    def twin(
+        q_THD: Any, k_THD: Any, v_THD: Any, borders: Any, also: Any, longest: int, too: int, **how: Any
+    ) -> Any:
+        calls.append((q_THD.dtype, borders.dtype, how["window_size"]))
+        assert borders is also and longest == too == max(LENGTHS) and len(borders) == len(LENGTHS) + 1
+        assert how["enable_gqa"] == (q_THD.shape[1] != k_THD.shape[1])
+        parts = []
+        for start, end in itertools.pairwise(borders.tolist()):
+            q, k, v = (tensor[start:end].transpose(0, 1)[None] for tensor in (q_THD, k_THD, v_THD))
+            shared = {"scale": how["scale"], "enable_gqa": how["enable_gqa"]}
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
+            parts.append(out[0].transpose(0, 1))
+        return torch.cat(parts)
+
+    examples = make_examples(len(tiny.loaded.chat.tokenizer))
+    with torch.no_grad():
+        expected = packed_logits(tiny.loaded.model, examples)
+        monkeypatch.setattr(attention, "varlen_attn", twin)
+        monkeypatch.setattr(attention, "_by_kernel", lambda query, dropout: True)
+        found = packed_logits(tiny.loaded.model, examples)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=0)
+        with torch.autocast("cpu", torch.bfloat16):
+            packed_logits(tiny.loaded.model, examples)
+    assert calls[0] == (torch.float32, torch.int32, (-1, 0)) and calls[-1][0] == torch.bfloat16

@@ -7,21 +7,26 @@ Qwen2, Qwen3 and Llama call whatever function their config's `_attn_implementati
 arguments of `forward`. Ours gets `packed=` (training: each segment attends causally to itself alone) or `seen_BQK=`
 (decoding: which cached keys each query may see), or neither (plain causal attention).
 
-Segments are gathered into buckets of similar length. Padding sits at a segment's end, where a causal query never looks,
-so no mask is needed and what is computed for padding is thrown away.
+On a GPU, in half precision, a packed row goes to FlashAttention's kernel for segments of any length as it is. Elsewhere
+segments are gathered into buckets of similar length. Padding sits at a segment's end, where a causal query never
+looks, so no mask is needed and what is computed for padding is thrown away.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from distill.training.packing import Bucket
+from distill.training.packing import PackedRow
 
 NAME = "distill"
+#: Torch 2.11's kernel knows neither causal windows by this name nor grouped heads.
+_KERNEL_FITS = {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 def attend(
@@ -33,7 +38,7 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    packed: list[Bucket] | None = None,
+    packed: PackedRow | None = None,
     seen_BQK: torch.Tensor | None = None,
     sliding_window: int | None = None,
     **_: Any,
@@ -50,14 +55,35 @@ def attend(
         )
         return out.transpose(1, 2).contiguous(), None
     assert query.shape[0] == 1, "a packed micro-batch is one row"
+    if _by_kernel(query, dropout):
+        return _in_one_call(query, key, value, packed, scaling)[None], None
     parts_THD = []
-    for bucket in packed:
+    for bucket in packed.buckets:
         q, k, v = (
             tensor[0].transpose(0, 1)[bucket.index_SL].transpose(1, 2) for tensor in (query, key, value)
         )
         out_SLHD = scaled_dot_product_attention(q, k, v, is_causal=True, **shared).transpose(1, 2)
         parts_THD.append(out_SLHD[bucket.real_SL])
     return torch.cat(parts_THD)[None], None
+
+
+def _by_kernel(query: torch.Tensor, dropout: float) -> bool:
+    halved = torch.is_autocast_enabled(query.device.type) or query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and halved and dropout == 0.0 and _KERNEL_FITS
+
+
+def _in_one_call(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedRow, scaling: float | None
+) -> torch.Tensor:
+    """The kernel on the whole row; it is none of the operations that autocast casts for."""
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+    q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    out_THD: torch.Tensor = varlen_attn(
+        q_THD, k_THD, v_THD, packed.borders, packed.borders, packed.longest, packed.longest,
+        scale=scaling, window_size=(-1, 0), enable_gqa=q_THD.shape[1] != k_THD.shape[1],
+    )  # fmt: skip
+    return out_THD
 
 
 AttentionInterface.register(NAME, attend)

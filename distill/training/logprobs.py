@@ -38,7 +38,7 @@ def token_logprobs(model: Any, row: PackedRow, temperature: float = 1.0) -> torc
         found: torch.Tensor = model(
             input_ids=row.ids_T[None],
             position_ids=row.positions_T[None],
-            packed=row.buckets,
+            packed=row,
             logits_to_keep=row.trained_N,
             use_cache=False,
         ).logits[0]

@@ -35,6 +35,7 @@ class PackedRow:
 
     ``trained_N`` are the flat positions whose *next* token is trained, ``targets_N`` those tokens, ``example_N`` the
     number (in the caller's list) of the example each belongs to and ``place_N`` its place in that example's response.
+    Examples begin and end at ``borders`` (one more than there are examples); ``longest`` counts tokens.
     """
 
     ids_T: torch.Tensor
@@ -44,6 +45,8 @@ class PackedRow:
     targets_N: torch.Tensor
     example_N: torch.Tensor
     place_N: torch.Tensor
+    borders: torch.Tensor
+    longest: int
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -99,6 +102,8 @@ def pack_row(
         *(torch.tensor(part, device=device) for part in (ids, positions)),
         _buckets(starts, lengths, device),
         *(torch.tensor(part, dtype=torch.long, device=device) for part in (trained, targets, example, place)),
+        torch.tensor([*starts, len(ids)], dtype=torch.int32, device=device),
+        max(lengths),
     )
 
 
