@@ -169,6 +169,7 @@ class Chain:
         from distill import models
 
         processes = self._processes()
+        self._place(stage.model)  # built now, if it has to be, and not by each of several processes
         if crew.launched():
             counts, weights = crew.lead(self, stage)
             loaded = self.start(stage, whole=True)
@@ -178,7 +179,6 @@ class Chain:
             counts, _ = self.tune(stage, loaded)
         else:
             if processes > 1:
-                self._place(stage.model)  # built now, if it has to be, and not by each of them
                 counts, weights = crew.tune_together(processes, self.run, stage.name)
             else:
                 counts, weights = self.tune(stage, self.start(stage), give_weights=True)
@@ -232,11 +232,12 @@ class Chain:
             seed=self.recipe.seed,
         )
         folder = self.run.stage_folder(stage.name)
-        # Again after a kill, as it is quick; the row was shown before the first step.
-        checked = audit(
-            stage, loaded, mixture, key=f"models.{self.recipe.source_model(stage.model)}",
-            show=not (folder / "checkpoints").exists(),
-        )  # fmt: skip
+        checked = {}
+        if not crew.follows():  # again after a kill, as it is quick; the row was shown before the first step
+            checked = audit(
+                stage, loaded, mixture, key=f"models.{self.recipe.source_model(stage.model)}",
+                show=not (folder / "checkpoints").exists(),
+            )  # fmt: skip
         tuned = fine_tune(
             stage, loaded, self.device, mixture, folder=folder,
             fingerprint=self.prints[stage.name], seed=self.recipe.seed,

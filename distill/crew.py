@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from distill.errors import RunFailed, UserError
 from distill.recipe import SftStage
@@ -122,6 +122,7 @@ def follow(path: Path) -> None:
     while (name := told()) is not None:
         _one_of_many(*_found(path, name))
     part()
+    _leave()
 
 
 def lead(chain: Chain, stage: SftStage) -> Any:
@@ -168,7 +169,7 @@ def main(path: Path, name: str) -> None:
     """Be one of the processes of a stage."""
     from safetensors.torch import save_file
 
-    from distill.training.world import join, part
+    from distill.training.world import part
 
     if follows():
         os.environ["DISTILL_QUIET"] = "1"
@@ -178,8 +179,15 @@ def main(path: Path, name: str) -> None:
         folder = chain.run.stage_folder(name)
         save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
         (folder / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
-    join(sharded=True).wait()
     part()
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End here and now. Threads of the process group now and then abort an interpreter that winds itself up."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -90,8 +90,9 @@ def told(name: str | None = None) -> str | None:
 
 
 def part() -> None:
-    """Leave the others."""
+    """Leave the others, when all are ready to."""
     if dist.is_initialized():
+        World(dist.get_rank(), dist.get_world_size()).wait()
         dist.destroy_process_group()
 
 
