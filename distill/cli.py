@@ -359,6 +359,13 @@ def _parser() -> argparse.ArgumentParser:
         "--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192"
     )
     imports.add_argument("--limit", type=int, metavar="N", help="read the first N rows only")
+    _add_plan(commands, command)
+    _add_tools(commands, command)
+    command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
+    return parser
+
+
+def _add_plan(commands: Any, command: Any) -> None:
     plans = command(commands, "plan", _plan, "memory, time and money of each stage, before any is spent")
     for flag, kind, about in (
         ("--tokens-per-trace", int, "mean tokens of a response (default: 5400)"),
@@ -367,9 +374,6 @@ def _parser() -> argparse.ArgumentParser:
         ("--mfu", float, "share of the peak FLOP/s that training reaches (default: 0.4)"),
     ):
         plans.add_argument(flag, type=kind, metavar="N", help=about)
-    _add_tools(commands, command)
-    command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
-    return parser
 
 
 def _add_tools(commands: Any, command: Any) -> None:

@@ -192,6 +192,9 @@ def _leave() -> NoReturn:
 
 if __name__ == "__main__":
     try:
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C reaches all; the parent hears it and ends this one
         _end_with_parent()
         main(Path(sys.argv[1]), sys.argv[2])
     except (RunFailed, UserError) as error:
