@@ -296,12 +296,9 @@ def _parser() -> argparse.ArgumentParser:
     def command(parent: Any, name: str, call: Any, about: str, *, recipe: str | None = "RECIPE") -> Any:
         sub = parent.add_parser(name, help=about, description=about)
         if recipe:
-            sub.add_argument(
-                "recipe",
-                metavar="RECIPE",
-                nargs="?" if recipe == "?" else None,
-                help="a YAML file, or the name of one that ships",
-            )
+            count = "?" if recipe == "?" else None
+            about = "a YAML file, or the name of one that ships"
+            sub.add_argument("recipe", metavar="RECIPE", nargs=count, help=about)
             sub.add_argument(
                 "--set",
                 action="append",
