@@ -230,6 +230,62 @@ def test_such_tests_pass_where_they_pass_and_programs_that_break_are_wrong(box):
     assert run(box, "import sys; sys.exit()", code=code)[0] == "wrong"
 
 
+_GIVES_A_SET = (
+    "class S(set): pass\nclass C:\n    def __sub__(s, o): return S()\n    def __abs__(s): return S()\n"
+    "def f(x): return C()"
+)
+_LYING_SERVER = """
+import gc
+for one in gc.get_objects():
+    if type(one).__name__ == '_Server':
+        answers = {'call': {'ok': {'live': 2}}, 'sub': {'ok': {'live': 2}}, 'plain': {'ok': 0.0},
+                   'abs': {'ok': {'live': 3, 'container': 'list'}}}
+        names = {'ok': {'f': {'value': {'live': 0}}}}
+        type(one).answer = lambda self, message: names if 'names' in message else answers[message['do']]
+def f(x): return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        (_GIVES_A_SET, "assert f(3) - {1, 2} == set()"),
+        (_GIVES_A_SET, "assert abs(f(3) - 7) == set()"),
+        (_LYING_SERVER, "assert abs(f(3) - 7.5) < 1e-6"),
+        (_LYING_SERVER, "assert f(3) - 7 == 0"),
+        ("result = 0\ndef abs(x): return 0", "assert abs(result - 3.14) < 0.01"),
+        ("result = []\ndef all(x): return True", "assert all(x in result for x in [1, 2])"),
+        ("class R:\n    @property\n    def total(self): raise StopIteration\ndef f(x): return R()",
+         "assert all(map(lambda t: f(t).total == t + 1, range(3)))"),
+    ],
+    ids=["set of a difference", "set of a size", "lying link", "lying link, exactly", "abs", "all", "StopIteration"],
+)  # fmt: skip
+def test_what_is_made_of_an_expected_value_passes_nothing(box, program, code):
+    assert run(box, program, code=code, entry_point=None)[0] == "wrong"
+
+
+def test_a_counter_of_the_tests_gives_no_class_of_classes():
+    """Its class copies whatever it is called with: a program that asks for it has to have a process of its own."""
+    code = """
+import collections, program_side
+server = program_side._Server(None, {})
+assert server.type_of({}) is dict and server.refusal is None
+try:
+    server.type_of(collections.Counter())
+except program_side._Done:
+    assert server.refusal == {"alone": True}
+    print("turned away")
+"""
+    home = Path(client.__file__).parent
+    told = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert told.stdout == "turned away\n", told.stderr
+
+
+def test_a_very_long_name_of_an_entry_point_harms_no_other_job(box):
+    assert run(box, RIGHT, entry_point="g" * 70_000)[0] == "wrong"
+    assert run(box, RIGHT) == ("correct", "")
+
+
 @pytest.mark.parametrize("code", ["f(3)", "print(f(3))", "x = f(3) == 7", "for n in range(3):\n    f(n)"])
 def test_tests_that_compare_nothing_decide_nothing(box, code):
     assert run(box, "def f(x): return 'garbage'", code=code)[0] == "bad_reference"

@@ -47,6 +47,7 @@ def test_plain_functions_may_share_a_process(program):
         "import math\nmath.pi = 3", "import math\ndel math.pi", "import math\nfor math.pi in (3,): pass", "import math\nmath.pi += 1",
         "import math\n(math.pi, x) = 3, 4", "import math\n[0 for math.pi in (3,)]", "import math\nmath.pi: int = 3",
         "from collections import Counter\nCounter.most_common = None",
+        "import datetime\ndef f(x): return datetime.datetime.strptime(x, '%d')",
         # new classes, and what runs at special moments
         "class A: pass", "type('A', (), {})", "type", "t = type", "type(*x)", "type(1, 2)", "type(object=1)", "isinstance(int, type)",
         "from typing import NamedTuple", "from collections import namedtuple", "import dataclasses", "import enum", "import abc",

@@ -15,6 +15,8 @@ import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
+_FAMILIES = (list, tuple, dict, set, frozenset, collections.deque)
+
 
 class Unfit(BaseException):
     """The tests hand the program what cannot leave them, or ask what it may not be asked."""
@@ -52,13 +54,22 @@ class Live:
             object.__setattr__(self, f"_{name}", value)
 
     def _alone(self, found: Any) -> Any:
-        """A result, unless it may have been made of what is expected."""
-        if self._tainted and not _is_live(found):
-            raise TypeError("an object of the program's, made with a value of the tests, gives no value")
+        """A result, unless it may have been made of what is expected; what an object so made gives is made so too."""
+        if self._tainted:
+            if not _is_live(found):
+                raise TypeError("an object of the program's, made with a value of the tests, gives no value")
+            object.__setattr__(found, "_tainted", True)
         return found
 
+    def _held(self) -> Any:
+        """What a container holds, which has to be such a container."""
+        held = self._alone(self._program.do("plain", self))
+        if not any(isinstance(held, kind) and issubclass(self._container, kind) for kind in _FAMILIES):
+            raise TypeError("an object of the program's is not the container that it says it is")
+        return held
+
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._program.do("call", self, *arguments, **keywords)
+        return self._alone(self._program.do("call", self, *arguments, **keywords))
 
     def __getattr__(self, name: str) -> Any:
         return self._program.do("get", self, name)
@@ -75,22 +86,20 @@ class Live:
             return True
         if _is_live(other):
             return self._program.do("eq", self, other) is True
-        return bool(self._container and self._program.do("plain", self) == other)
+        return bool(self._container and self._held() == other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return (
-            hash(self._program.do("plain", self)) if self._container else int(self._program.do("hash", self))
-        )
+        return hash(self._held()) if self._container else int(self._program.do("hash", self))
 
     def __instancecheck__(self, instance: object) -> bool:
         return _is_live(instance) and self._program.do("isinstance", instance, self) is True
 
     def __contains__(self, item: object) -> bool:
         if self._container:
-            return item in self._program.do("plain", self)
+            return item in self._held()
         if _is_live(item):
             return self._program.do("contains", self, item) is True
         raise self._program.unfit(
@@ -105,16 +114,16 @@ class Live:
         return _Iterator(found) if _is_live(found) else iter(found)
 
     def __next__(self) -> Any:
-        return self._program.do("next", self)
+        return self._alone(self._program.do("next", self))
 
     def __len__(self) -> int:
         return int(self._alone(self._program.do("len", self)))
 
     def __str__(self) -> str:
-        return str(self._program.do("str", self))
+        return str(self._alone(self._program.do("str", self)))
 
     def __repr__(self) -> str:
-        return str(self._program.do("repr", self))
+        return str(self._alone(self._program.do("repr", self)))
 
     def __int__(self) -> int:
         return int(self._alone(self._program.do("int", self)))
@@ -126,7 +135,7 @@ class Live:
 def _asked(operation: str) -> Any:
     def method(self: Live, *arguments: Any) -> Any:
         if self._container and arguments and isinstance(arguments[0], slice):
-            return self._program.do("plain", self)[arguments[0]]
+            return self._held()[arguments[0]]
         return self._alone(self._program.do(operation, self, *arguments))
 
     return method
@@ -139,7 +148,7 @@ def _with(operation: str) -> Any:
         if _is_live(other):
             return self._alone(self._program.do(operation, self, other))
         if self._container:
-            return _PLAIN[operation](self._program.do("plain", self), other)
+            return _PLAIN[operation](self._held(), other)
         found = NotImplemented if operation in _ORDERS else self._program.do(operation, self, other)
         if not _is_live(found):
             raise TypeError(f"an object of the program's is no number for {operation!r} with {other!r:.50}")

@@ -67,9 +67,10 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 #: What programs that share a process find as built in; the names that they may use are checked before, too.
 _FEW_BUILTINS = {name: getattr(builtins, name) for name in (*BUILTINS, "__import__")}
+# `Counter` is not among them: it is written in Python, and copies by the class of whatever it is called with.
 _PLAIN_TYPES = {
     int, float, complex, bool, str, bytes, bytearray, list, tuple, dict, set, frozenset, type(None), range,
-    collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque,
+    collections.OrderedDict, collections.defaultdict, collections.deque,
 }  # fmt: skip
 #: Caches of modules that programs may use: they would keep a program's objects, and show them to the next one.
 _FORGET = (re.purge, *getattr(typing, "_cleanups", ()))

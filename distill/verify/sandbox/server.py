@@ -52,9 +52,10 @@ BROKEN = 117  # the exit code of a child that could not be confined
 _ROLES = {"script": program_side.run_main, "one": program_side.serve_one, "many": program_side.serve_many}
 _NO_CAPS_HEADER, _NO_CAPS = struct.pack("Ii", 0x20080522, 0), bytes(24)
 #: Modules that programs often import: loaded here once, they cost a child nothing.
+#: Besides what is quicker here: modules in C that, imported where memory is short, would fall back to Python for good.
 PRELOADED = (
-    "bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re",
-    "string", "typing",
+    "array", "bisect", "cmath", "collections", "copy", "datetime", "functools", "hashlib", "heapq", "itertools", "json",
+    "math", "operator", "random", "re", "string", "typing",
 )  # fmt: skip
 
 

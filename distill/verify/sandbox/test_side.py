@@ -133,7 +133,7 @@ class _Program:
         loaded = list(dict.fromkeys([*loaded, *([entry] if entry else [])]))
         own = [name for name in loaded if not hasattr(builtins, name) or name == entry]
         found = self._bound(own)
-        if entry is None and not any(callable(value) for value in found.values()):
+        if entry is None and not found:
             found |= self._bound([name for name in loaded if hasattr(builtins, name)])
         return found
 
@@ -180,9 +180,8 @@ class _Program:
         )
         if "raised" in message:
             self.raised = self._exception(message["raised"])
-            if operation == "call" and isinstance(
-                self.raised, StopIteration
-            ):  # it would end a loop of the tests
+            # StopIteration would end a loop of the tests.
+            if operation != "next" and isinstance(self.raised, StopIteration):
                 raise RuntimeError("the program raised StopIteration") from None
             raise self.raised
         if "unfit" in message:

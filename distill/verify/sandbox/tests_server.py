@@ -36,6 +36,7 @@ else:
 
     del sys.path[0]
 
+MOST_DETAIL = 2000  # characters; an answer has to fit a datagram
 MEMORY = 2 << 30  # address space; it may have to hold what a program returns
 PRELOADED = (
     "collections",
@@ -72,10 +73,16 @@ class Server:
                 tests = test_side.prepare(job["code"])
             except (SyntaxError, ValueError, RecursionError) as error:
                 outcome, detail = "bad_tests", shown(error)
+            except MemoryError:
+                outcome, detail = "error", "the tests are too large for their process"
             else:
                 judge = self.judge_alone if order["alone"] else self.judge_shared
                 outcome, detail = judge(job, tests, order["cpu"], links)
-            told = {"outcome": outcome, "detail": detail, "seconds": time.perf_counter() - started}
+            told = {
+                "outcome": outcome,
+                "detail": detail[:MOST_DETAIL],
+                "seconds": time.perf_counter() - started,
+            }
             self.client.send(json.dumps(told).encode())
 
     def judge_alone(

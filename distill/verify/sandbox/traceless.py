@@ -64,7 +64,7 @@ MODULES = {
         "Optional OrderedDict Set Text Tuple Type Union defaultdict",
         "sys": "maxsize getsizeof",
         "array": "array",
-        "datetime": "date datetime time timedelta",
+        "datetime": "date datetime time timedelta",  # but for strptime, which keeps what it has compiled
         "hashlib": "md5 sha1 sha256 sha512",
         "json": "dumps loads",
         "__future__": "annotations",
@@ -75,7 +75,7 @@ _MORE_METHODS = (
     "popleft appendleft extendleft rotate maxlen most_common elements subtract total default_factory move_to_end "
     "group groups groupdict start end span expand pos endpos lastindex lastgroup string pattern args send throw "
     "close cache_clear from_iterable tolist typecode year month day hour minute second days seconds total_seconds "
-    "strftime strptime isoformat weekday isoweekday toordinal digest hexdigest"
+    "strftime isoformat weekday isoweekday toordinal digest hexdigest"
 )
 #: What may follow a dot: those names, and the methods of built-in types, of what iterates, of exceptions.
 ATTRIBUTES = frozenset().union(
