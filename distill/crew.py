@@ -192,9 +192,8 @@ def _leave() -> NoReturn:
 
 if __name__ == "__main__":
     try:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # Ctrl-C reaches all; the parent hears it and ends this one
+        # Ctrl-C reaches all of them; the parent hears it and ends this one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end_with_parent()
         main(Path(sys.argv[1]), sys.argv[2])
     except (RunFailed, UserError) as error:

@@ -32,16 +32,27 @@ def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set
 
 
 def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
-    """Refuse a fine-tuning on several nodes that nobody has started on all of them.
+    """Refuse a fine-tuning on several nodes that nobody has started on all of them, or on more GPUs than are here.
+
+    A machine without any GPU is no reason: a recipe for eight may be tried on a CPU, in one process.
 
     Raises:
         UserError.
     """
-    nodes = recipe.hardware.nodes if recipe.hardware else 1
-    if nodes > 1 and not launched() and any(isinstance(stage, SftStage) for stage in due):
+    hardware = recipe.hardware
+    if hardware is None or launched() or not any(isinstance(stage, SftStage) for stage in due):
+        return
+    if hardware.nodes > 1:
         reason = "a process cannot start others on another machine"
         remedy = "start the same command on all: srun, or torchrun --nnodes ... --no-python distill ..."
-        raise UserError("hardware.nodes", nodes, reason, remedy)
+        raise UserError("hardware.nodes", hardware.nodes, reason, remedy)
+    if hardware.gpus > 1 and hardware.gpu != "cpu":
+        import torch
+
+        here = torch.cuda.device_count()
+        if 0 < here < hardware.gpus:
+            remedy = f"--set hardware.gpus={here}, and see with `distill plan` what then fits"
+            raise UserError("hardware.gpus", hardware.gpus, f"this machine has {here}", remedy)
 
 
 def upstream(recipe: Recipe, stage: Stage) -> list[str]:

@@ -160,6 +160,16 @@ def test_several_nodes_that_nobody_has_started_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_more_gpus_than_are_here_are_refused(
+    tiny_recipe_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    recipe = tiny_recipe_module.tiny_recipe("hardware={gpus: 8}")
+    with pytest.raises(UserError, match=r"hardware\.gpus.*this machine has 2"):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_srun_is_recognised_inside_a_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
