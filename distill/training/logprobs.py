@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from distill.training.packing import PackedRow
+from distill.training.products import by_onednn
 
 #: Bytes of float32 logits made at a time, by kind of device. Matrix products of a GPU want more rows at once.
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 512 << 20}
@@ -84,7 +85,8 @@ def _row(logprobs_N: torch.Tensor) -> torch.Tensor:
 
 
 def _of_logits(logits_CV: torch.Tensor, targets_C: torch.Tensor, temperature: float) -> torch.Tensor:
-    return -cross_entropy(logits_CV.float() / temperature, targets_C, reduction="none")
+    logits_CV = logits_CV.float() if temperature == 1.0 else logits_CV.float() / temperature
+    return -cross_entropy(logits_CV, targets_C, reduction="none")
 
 
 class _Chunked(torch.autograd.Function):
@@ -106,7 +108,7 @@ class _Chunked(torch.autograd.Function):
         weight = weight_VH.to(ctx.dtype)
         target_N = torch.zeros(len(hidden_NH), device=hidden_NH.device)
         normaliser_N = torch.full_like(target_N, -torch.inf)
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(kind, enabled=False), by_onednn():
             for here, part in _blocks(len(hidden_NH), rows, len(weight), block):
                 logits_CB = linear(hidden_NH[here].to(ctx.dtype), weight[part]).float().div_(temperature)
                 place_C, inside_C = _place_in(targets_N[here], part)
@@ -126,17 +128,18 @@ class _Chunked(torch.autograd.Function):
         sums = hidden_NH.dtype if whole else torch.float32
         grad_hidden_NH = torch.zeros_like(hidden_NH, dtype=sums) if to_hidden else None
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if to_weight else None
-        for here, part in _blocks(len(hidden_NH), ctx.rows, len(weight), ctx.block):
-            hidden = hidden_NH[here].to(ctx.dtype)
-            grad_CB = linear(hidden, weight[part]).float().div_(ctx.temperature)
-            grad_CB.sub_(normaliser_N[here, None]).exp_()
-            place_C, inside_C = _place_in(targets_N[here], part)
-            grad_CB.scatter_add_(-1, place_C[:, None], -inside_C[:, None].float())
-            grad = grad_CB.mul_(-grad_N[here, None] / ctx.temperature).to(ctx.dtype)
-            if grad_hidden_NH is not None:
-                grad_hidden_NH[here] += grad @ weight[part]
-            if grad_weight_VH is not None:
-                _add_product(grad_weight_VH[part], grad.T, hidden)
+        with by_onednn():
+            for here, part in _blocks(len(hidden_NH), ctx.rows, len(weight), ctx.block):
+                hidden = hidden_NH[here].to(ctx.dtype)
+                grad_CB = linear(hidden, weight[part]).float().div_(ctx.temperature)
+                grad_CB.sub_(normaliser_N[here, None]).exp_()
+                place_C, inside_C = _place_in(targets_N[here], part)
+                grad_CB.scatter_add_(-1, place_C[:, None], -inside_C[:, None].float())
+                grad = grad_CB.mul_(-grad_N[here, None] / ctx.temperature).to(ctx.dtype)
+                if grad_hidden_NH is not None:
+                    grad_hidden_NH[here] += grad @ weight[part]
+                if grad_weight_VH is not None:
+                    _add_product(grad_weight_VH[part], grad.T, hidden)
         if grad_hidden_NH is not None:
             grad_hidden_NH = grad_hidden_NH.to(hidden_NH.dtype)
         if grad_weight_VH is not None:

@@ -17,6 +17,7 @@ from distill.device import Device
 from distill.errors import RunFailed
 from distill.recipe_parts import Memory, Optimiser, Schedule
 from distill.training.adamw import LeanAdamW
+from distill.training.products import quicken
 from distill.training.world import ALONE, World, like, local, spread, without_exchange
 
 
@@ -56,6 +57,8 @@ class Updater:
         self.bare, self.world, self.device = model, world, device
         if device.bf16:
             model.forward = self.autocast()(model.forward)  # type: ignore[method-assign]
+        if device.kind == "cpu":
+            quicken(model)
         self.model = spread(model, world, device)
         self.trainable = {name: p for name, p in self.bare.named_parameters() if p.requires_grad}
         groups = [
