@@ -54,11 +54,11 @@ PARTS: dict[str, Part] = {
         "gpu_parts", "logprobs", 45, "the chunked head, and liger's", ("ms", "added_gib", "liger_ms")
     ),
     "full-1.5b": Part("gpu_training", "full", 130, "Qwen2.5-1.5B, full, rows of 16k", _SPEED),
-    "trl-1.5b": Part("gpu_peer", "trl", 80, "the same by TRL's SFTTrainer", ("tokens_per_second", "ratio")),
+    "trl-1.5b": Part("gpu_peer", "trl", 70, "the same by TRL's SFTTrainer", ("tokens_per_second", "ratio")),
     "lora-7b-32k": Part("gpu_training", "lora", 70, "Qwen2.5-7B, lora, one trace of 32k", _SPEED),
     "qlora-32b": Part("gpu_training", "qlora", 75, "Qwen2.5-32B, NF4, one trace of 8k", _SPEED),
     "methods": Part(
-        "gpu_methods", "methods", 65, "every method and memory setting agrees", ("settings", "largest_gap")
+        "gpu_methods", "methods", 75, "every method and memory setting agrees", ("settings", "largest_gap")
     ),
 }
 

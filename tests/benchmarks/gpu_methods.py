@@ -21,8 +21,8 @@ import torch
 from gpu_parts import Found, device_of, random_examples
 from gpu_training import SMALL, in_nf4, model_of, shape_of, stage_of, tune
 
-ROW, UPDATES, LEARNING_RATE = 512, 4, 1e-3
-LENGTHS = [300, 40, 150, 90, 17, 220, 64, 130]  # of an update: three rows
+ROW, UPDATES, LEARNING_RATE = 768, 4, 1e-3
+LENGTHS = [300, 40, 150, 90, 17, 220, 64, 130]  # of an update: two rows
 #: Wide enough that the adapters' moments are in eight bits where that is asked for (4,096 elements and up).
 WIDE = SMALL | {"hidden": 256, "head_dim": 64, "intermediate": 512}
 #: Losses begin at 6.2 and fall by a tenth an update. Weights in bf16 are rounded at random, by up to 2^-8 of themselves
@@ -70,7 +70,7 @@ def _model(place: Any, setting: Setting) -> Any:
     """As `Chain.start` loads it; all kinds start from one set of weights, which bfloat16 can hold."""
     from distill.models import LoadedModel, with_lora
 
-    shape = dataclasses.replace(shape_of("Qwen/Qwen2.5-1.5B", True), **WIDE)
+    shape = dataclasses.replace(shape_of("Qwen/Qwen2.5-1.5B", True), **(SMALL if place.tiny else WIDE))
     device = device_of(place.kind)
     if setting["method"] == "qlora":
         torch.manual_seed(0)
