@@ -198,8 +198,13 @@ class Chain:
             return 1
         return hardware.gpus
 
-    def start(self, stage: SftStage, *, whole: bool = False, empty: bool = False) -> Any:
-        """The model of a fine-tuning as it begins; ``whole``: to be saved, so neither quantised nor in bf16."""
+    def start(
+        self, stage: SftStage, *, whole: bool = False, empty: bool = False, sharded: bool = False
+    ) -> Any:
+        """The model of a fine-tuning as it begins; ``whole``: to be saved, so neither quantised nor in bf16.
+
+        What is only saved, or is about to be ``sharded``, stays on the host: no GPU has to hold all of it.
+        """
         import torch
 
         from distill import models
@@ -208,7 +213,8 @@ class Chain:
         exact = full and stage.memory.weights == "float32"
         dtype = torch.float32 if exact or whole else torch.bfloat16 if full else None
         four_bit = stage.method == "qlora" and not whole
-        loaded = self._load(stage.model, dtype, four_bit=four_bit, empty=empty)
+        how = {"four_bit": four_bit, "empty": empty, "on_host": whole or sharded}
+        loaded = self._load(stage.model, dtype, **how)
         return loaded if full else models.with_lora(loaded, stage.lora, self.recipe.seed)
 
     def tune(self, stage: SftStage, loaded: Any, **settings: Any) -> Any:

@@ -160,7 +160,7 @@ def _one_of_many(chain: Chain, stage: SftStage) -> Any:
     from distill.training.world import join
 
     world = join(sharded=stage.method != "qlora")
-    loaded = chain.start(stage, empty=world.sharded and world.rank > 0)
+    loaded = chain.start(stage, empty=world.sharded and world.rank > 0, sharded=world.sharded)
     guest = {"saved": lambda: None} if chain.guest else {}
     return chain.tune(stage, loaded, world=world, give_weights=True, **guest)
 

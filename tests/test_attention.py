@@ -104,8 +104,9 @@ def test_what_it_cannot_do_is_never_done_silently(tiny_qwen2: Any) -> None:
         model(input_ids=ids, packed=pack_row([Example([5, 6, 7], 1)], [0]), use_cache=False)
 
 
+@pytest.mark.parametrize("asked", [True, False], ids=["torch 2.12 and later", "torch 2.11"])
 def test_varlen_attention_gets_each_example_and_what_the_kernel_asks_for(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch
+    asked: bool, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU torch's kernel takes a row as it is. Here a slow twin stands in for it, which is handed the same."""
     calls = []
@@ -115,11 +116,12 @@ def test_varlen_attention_gets_each_example_and_what_the_kernel_asks_for(
     ) -> Any:
         calls.append((q_THD.dtype, borders.dtype, how["window_size"]))
         assert borders is also and longest == too == max(LENGTHS) and len(borders) == len(LENGTHS) + 1
-        assert how["enable_gqa"] == (q_THD.shape[1] != k_THD.shape[1])
+        grouped = q_THD.shape[1] != k_THD.shape[1]
+        assert how.get("enable_gqa") == (grouped if asked else None)
         parts = []
         for start, end in itertools.pairwise(borders.tolist()):
             q, k, v = (tensor[start:end].transpose(0, 1)[None] for tensor in (q_THD, k_THD, v_THD))
-            shared = {"scale": how["scale"], "enable_gqa": how["enable_gqa"]}
+            shared = {"scale": how["scale"], "enable_gqa": grouped}
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
             parts.append(out[0].transpose(0, 1))
         return torch.cat(parts)
@@ -128,6 +130,7 @@ def test_varlen_attention_gets_each_example_and_what_the_kernel_asks_for(
     with torch.no_grad():
         expected = packed_logits(tiny.loaded.model, examples)
         monkeypatch.setattr(attention, "varlen_attn", twin)
+        monkeypatch.setattr(attention, "_GROUPS_ARE_ASKED_FOR", asked)
         monkeypatch.setattr(attention, "_by_kernel", lambda query, dropout: True)
         found = packed_logits(tiny.loaded.model, examples)
         for one, other in zip(found, expected, strict=True):

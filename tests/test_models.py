@@ -270,3 +270,13 @@ def test_a_model_with_sampling_defaults_can_be_saved(built: Path, tmp_path: Path
     save(load_path(folder), tmp_path / "saved")
     told = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
     assert told["temperature"] == 0.7 and told["do_sample"] is True
+
+
+def test_what_no_device_has_to_hold_whole_stays_on_the_host(tiny: Any) -> None:
+    """Torch's device without memory stands for a GPU."""
+    gpu = Device("meta", "meta", False)
+    source = ModelSource(path=str(tiny.folder))
+    there = load("m", tiny.folder, source, gpu).model
+    here = load("m", tiny.folder, source, gpu, on_host=True).model
+    assert {p.device.type for p in there.parameters()} == {"meta"}
+    assert {p.device.type for p in here.parameters()} == {"cpu"}

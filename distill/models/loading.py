@@ -65,6 +65,7 @@ def load(
     dtype: torch.dtype | None = None,
     four_bit: bool = False,
     empty: bool = False,
+    on_host: bool = False,
 ) -> LoadedModel:
     """Load a model with its tokenizer onto the device.
 
@@ -75,6 +76,8 @@ def load(
         dtype: of the weights; None is the device's compute dtype.
         four_bit: keep the linear layers' weights in NF4, their scales quantised too (QLoRA, Dettmers et al. 2023).
         empty: shapes alone, on no device; another process brings the weights.
+        on_host: leave the weights in the host's memory: they are to be cut among devices, or only to be saved, and one
+            device might not hold them whole.
 
     Raises:
         UserError: no model, tokenizer, EOS or chat template is there, or the architecture is beyond our attention.
@@ -102,7 +105,7 @@ def load(
     )
     stop_ids = _stop_ids(_generation_config(base or place, config))
     chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
-    return LoadedModel(name, model if four_bit or empty else model.to(device.kind), chat)
+    return LoadedModel(name, model if four_bit or empty or on_host else model.to(device.kind), chat)
 
 
 def _generation_config(place: str | Path, config: Any) -> Any:

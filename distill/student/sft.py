@@ -118,12 +118,14 @@ def _learn(updater: Updater, stage: SftStage, mixture: Mixture, batch: list[int]
     fair = max(*lengths, math.ceil(sum(lengths) / world.size)) if len(lengths) > 1 else lengths[0]
     rows = pack(lengths, min(stage.micro_batch_tokens, fair))
     mine = world.share(rows, [sum(lengths[place] for place in row) for row in rows])
-    loss = 0.0
+    # Summed where it is made: asking for a number would have a GPU's next row be packed while the GPU waits.
+    loss = torch.zeros((), dtype=torch.float64, device=updater.device.kind)
     for number, row in enumerate(mine):
         row_or_other = row or rows[-1]  # whoever has none computes along with no weight
         packed = pack_row(examples, [batch[place] for place in row_or_other], updater.device.kind)
         with keeping(stage.memory.activations):
             part = -token_logprobs(updater.model, packed).sum() / tokens
         updater.backward(part if row else part * 0.0, last=number == len(mine) - 1)
-        loss += part.item() if row else 0.0
-    return world.sum(loss)
+        if row:
+            loss += part.detach()
+    return world.sum(float(loss))

@@ -25,8 +25,11 @@ from transformers import AttentionInterface
 from distill.training.packing import PackedRow
 
 NAME = "distill"
-#: Torch 2.11's kernel knows neither causal windows by this name nor grouped heads.
-_KERNEL_FITS = {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
+_KERNEL_TAKES = inspect.signature(varlen_attn).parameters.keys()
+#: Torch 2.10's has no causal windows by this name.
+_KERNEL_FITS = {"window_size", "scale"} <= _KERNEL_TAKES
+#: Since 2.12 grouped heads must be asked for. In 2.11 nothing asks, and the kernel below has always taken them.
+_GROUPS_ARE_ASKED_FOR = "enable_gqa" in _KERNEL_TAKES
 
 
 def attend(
@@ -79,9 +82,10 @@ def _in_one_call(
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    grouped = {"enable_gqa": q_THD.shape[1] != k_THD.shape[1]} if _GROUPS_ARE_ASKED_FOR else {}
     out_THD: torch.Tensor = varlen_attn(
         q_THD, k_THD, v_THD, packed.borders, packed.borders, packed.longest, packed.longest,
-        scale=scaling, window_size=(-1, 0), enable_gqa=q_THD.shape[1] != k_THD.shape[1],
+        scale=scaling, window_size=(-1, 0), **grouped,
     )  # fmt: skip
     return out_THD
 
