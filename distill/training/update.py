@@ -17,6 +17,7 @@ from distill.device import Device
 from distill.errors import RunFailed
 from distill.recipe_parts import Memory, Optimiser, Schedule
 from distill.training.adamw import LeanAdamW
+from distill.training.host_memory import give_back_freed_blocks
 from distill.training.products import quicken
 from distill.training.world import ALONE, World, like, local, spread, without_exchange
 
@@ -59,6 +60,7 @@ class Updater:
             model.forward = self.autocast()(model.forward)  # type: ignore[method-assign]
         if device.kind == "cpu":
             quicken(model)
+            give_back_freed_blocks()
         self.model = spread(model, world, device)
         self.trainable = {name: p for name, p in self.bare.named_parameters() if p.requires_grad}
         groups = [

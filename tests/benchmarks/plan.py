@@ -2,8 +2,9 @@
 
     python tests/benchmarks/plan.py [--quick]
 
-Each shape is trained for two updates in a process of its own, on synthetic rows that are as long as its micro-batch
-may be. Told are the peak of resident memory, all of it, and what `distill plan` says that the stage needs.
+Each shape is trained for two updates in a process of its own, each of two synthetic rows as long as its micro-batch
+may be: with one row, gradients and activations would never be there at once, and most updates have more. Told are
+the peak of resident memory, all of it, and what `distill plan` says that the stage needs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-#: Names for people; a model to build; a stage's settings; tokens of each trace. An update is one full row.
+UPDATES, ROWS = 2, 2
+
+#: Names for people; a model to build; a stage's settings; tokens of each trace.
 SHAPES: dict[str, tuple[dict[str, int], dict[str, Any], int]] = {
     "full, all activations kept": (
         {"hidden": 512, "layers": 12, "heads": 8, "kv_heads": 2, "intermediate": 1536, "vocabulary": 32_000},
@@ -93,7 +96,7 @@ def trained(name: str) -> float:
             "traces": {"t": 1},
             "makes": "x",
             "epochs": 1,
-            "batch_size": count,
+            "batch_size": ROWS * count,
         }
         | settings
     )
@@ -107,8 +110,8 @@ def trained(name: str) -> float:
     loaded = LoadedModel("m", model, chat=None)  # type: ignore[arg-type]
     if stage.method == "lora":
         loaded = with_lora(loaded, stage.lora, 0)
-    ids = torch.randint(build["vocabulary"], (2 * count, length)).tolist()
-    mixture = Mixture([Example(row, 8) for row in ids], [], list(range(2 * count)), {})
+    ids = torch.randint(build["vocabulary"], (UPDATES * ROWS * count, length)).tolist()
+    mixture = Mixture([Example(row, 8) for row in ids], [], list(range(UPDATES * ROWS * count)), {})
     with tempfile.TemporaryDirectory() as folder:
         fine_tune(
             stage, loaded, Device("cpu", "cpu", False), mixture, folder=Path(folder), fingerprint="f", seed=0,
