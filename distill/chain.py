@@ -276,7 +276,7 @@ class Chain:
             stage=stage, engine=self._engine(loaded, stage.engine.max_rows), chat=loaded.chat,
             problems=self.inputs.problems(stage.problems), instruction=self.inputs.instruction(stage.problems),
             teacher_name=stage.model, folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed,
-            chunk_rows=stage.engine.max_rows,
+            chunk_rows=stage.engine.max_rows, suites=self.inputs.kept_out(stage.filters.decontaminate),
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:

@@ -60,6 +60,14 @@ class Inputs:
 
         return load_suite(self.suite(name), self.recipe.seed)
 
+    def kept_out(self, names: Sequence[str]) -> Any:
+        """The indexed passages (`teacher.contamination.Suites`) of the suites that traces must not overlap, or None."""
+        if not names:
+            return None
+        from teacher.contamination import indexed
+
+        return indexed([self.suite(name) for name in names], self.recipe.seed)
+
     def check(self, stages: Sequence[Stage]) -> None:
         """Load every input of these stages that is small, and look at the rest, before anything is written.
 
@@ -73,6 +81,9 @@ class Inputs:
         for stage in stages:
             if isinstance(stage, GrpoStage | SampleStage):
                 self.problems(stage.problems)
+            if isinstance(stage, SampleStage):
+                for name in stage.filters.decontaminate:
+                    self.suite_problems(name)
             if isinstance(stage, EvalStage):
                 for name in stage.suites:
                     self.suite_problems(name)
@@ -203,8 +214,9 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
                 read.append([recipe.traces[name], _file(recipe.traces[name].path)])
         if isinstance(stage, GrpoStage | SampleStage):
             read.append([recipe.problems[stage.problems], _file(recipe.problems[stage.problems].path)])
-        if isinstance(stage, EvalStage):
-            sources = [recipe.suites.get(name) for name in stage.suites]
+        if isinstance(stage, EvalStage | SampleStage):
+            named = stage.suites if isinstance(stage, EvalStage) else stage.filters.decontaminate
+            sources = [recipe.suites.get(name) for name in named]
             read.extend([source, _file(source.path if source else None)] for source in sources)
         if isinstance(stage, CompareStage):
             read.append(prints[stage.results])

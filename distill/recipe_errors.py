@@ -28,12 +28,12 @@ def unknown_name(key: str, value: object, what: str, name: str, known: list[str]
     return UserError(key, value, f"there is no {what} `{name}`", f"{hint}known: {', '.join(known) or 'none'}")
 
 
-def explain(error: ValidationError, raw: dict[str, Any]) -> UserError:
+def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = Recipe) -> UserError:
     """The first mistake in the recipe's own words, and how many keys more are wrong."""
     problems = sorted(
         error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
     )  # a typo explains a missing key
-    places = [_locate(problem["loc"], raw, problem["type"]) for problem in problems]
+    places = [_locate(problem["loc"], raw, problem["type"], root) for problem in problems]
     first, (key, kind) = problems[0], places[0]
     others = len({other for other, _ in places} - {key})
     more = f" ({others} more after this one)" if others else ""
@@ -87,12 +87,12 @@ def _remedy(problem: Any) -> str:
     return f"use {' and '.join(bounds)}" if bounds else "change the value"
 
 
-def _locate(loc: tuple[int | str, ...], raw: Any, error: str) -> tuple[str, Any]:
+def _locate(loc: tuple[int | str, ...], raw: Any, error: str, root: type[Section]) -> tuple[str, Any]:
     """The dotted key as a user would write it (stages by name), and the annotation of what its last part stands in."""
     parts: list[str] = []
     node: Any = raw
-    kind: Any = Recipe
-    around: Any = Recipe
+    kind: Any = root
+    around: Any = root
     for place, item in enumerate(loc):
         absent = error == "missing" and place == len(loc) - 1
         if isinstance(item, int) and isinstance(node, list):

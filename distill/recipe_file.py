@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_errors import explain, unknown_name
-from distill.recipe_parts import Filters, ModelSource, ProblemSource, SuiteSource, TraceSource
-from distill.recipe_types import Section
+from distill.recipe_filters import LANGUAGE_CODES, Filters
+from distill.recipe_parts import ModelSource, ProblemSource, SuiteSource, TraceSource
+from distill.recipe_types import Count, Section
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -90,15 +91,63 @@ def parse_filters(flag: str, values: dict[str, str]) -> Filters:
     Raises:
         UserError: an unknown filter or an unusable value, named by the flag.
     """
-    for name in values:
-        if name not in Filters.model_fields:
-            raise unknown_name(flag, f"{name}={values[name]}", "filter", name, list(Filters.model_fields))
+    raw: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.partition(".")[0] not in Filters.model_fields:
+            raise unknown_name(flag, f"{name}={value}", "filter", name, list(Filters.model_fields))
+        override_key(raw, f"{name}={value}")
     try:
-        return Filters.model_validate(values)
+        filters = Filters.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise UserError(flag, f"{name}={values[name]}", first["msg"], "change the value") from None
+        name = next((name for name in values if name.startswith(str(first["loc"][0]))), "")
+        raise UserError(flag, f"{name}={values.get(name)}", first["msg"], "change the value") from None
+    check_filters(flag, filters)
+    return filters
+
+
+class FilterSettings(Section):
+    """What decides about a trace set outside a recipe."""
+
+    filters: Filters = Filters()
+    keep_per_problem: Count | None = None
+    suites: dict[str, SuiteSource] = {}
+
+
+def parse_filter_settings(raw: dict[str, Any]) -> FilterSettings:
+    """Settings of `distill traces` from plain data, with what ``--set`` changed.
+
+    Raises:
+        UserError: naming key, value, reason and remedy of the first mistake.
+    """
+    try:
+        settings = FilterSettings.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, raw, FilterSettings) from None
+    check_filters("filters", settings.filters)
+    return settings
+
+
+def check_filters(at: str, filters: Filters, samples: int | None = None) -> None:
+    """What one field of the filters says of another, of the languages known, and of the samples drawn.
+
+    Raises:
+        UserError: a window that nothing can pass, a language or number of samples that there is not.
+    """
+    if filters.language is not None and filters.language.target not in LANGUAGE_CODES:
+        raise unknown_name(
+            f"{at}.language.target",
+            filters.language.target,
+            "language",
+            filters.language.target,
+            LANGUAGE_CODES,
+        )
+    for name, window in (("tokens", filters.tokens), ("difficulty", filters.difficulty)):
+        if window and window.min is not None and window.max is not None and window.min > window.max:
+            raise UserError(f"{at}.{name}.min", window.min, f"is above max={window.max}", "swap them")
+    if filters.difficulty and samples is not None and filters.difficulty.first > samples:
+        reason = f"but a problem has only {samples} samples"
+        raise UserError(f"{at}.difficulty.first", filters.difficulty.first, reason, "lower it, or draw more")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -290,6 +339,7 @@ def _check_stage(at: str, stage: Stage) -> None:
                 reason = f"is not whole rollouts of steps_per_rollout={stage.steps_per_rollout}"
                 raise UserError(f"{at}.steps", stage.steps, reason, "use a multiple")
         case SampleStage():
+            check_filters(f"{at}.filters", stage.filters, stage.collect.samples)
             if stage.sampling.temperature == 0 and (samples := stage.collect.samples) > 1:
                 reason = f"draws the same completion {samples} times"
                 raise UserError(

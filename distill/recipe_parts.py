@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from distill.recipe_filters import Filters as Filters  # a part like those below, in a file of its own
 from distill.recipe_types import Count, Decay, NonNegative, Number, Place, Positive, Section, Share
 from distill.records import Kind
 
@@ -240,13 +241,3 @@ class Collect(Section):
 
     samples: Count = 8
     keep_per_problem: Count | None = None
-
-
-class Filters(Section):
-    """What a trace must pass to be kept, in the order in which the funnel shows them."""
-
-    finished: bool = True
-    verified: bool = True
-    format: bool = True
-    max_tokens: Count | None = None
-    duplicates: bool = True

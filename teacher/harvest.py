@@ -21,7 +21,8 @@ from distill.records import Completion, FinishReason, Problem, Trace, Verdict
 from distill.runs import Progress
 from distill.shards import Row, read_rows
 from distill.verify import Response, check_many
-from teacher.filters import measure
+from teacher.contamination import Suites
+from teacher.measures import measure
 from teacher.trace_set import FUNNEL, TRACES, read_funnel, write_trace_set
 
 _SHARD = "shard-000.jsonl"
@@ -39,6 +40,7 @@ def harvest(
     folder: Path,
     seed: int,
     chunk_rows: int,
+    suites: Suites | None = None,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
 
@@ -51,6 +53,7 @@ def harvest(
         folder: of the trace set; what lies in it belongs to this very stage (the run folder sees to that).
         seed: the run's.
         chunk_rows: samples between two writes; the same at each restart.
+        suites: the passages of the suites that the stage's filters name, for what is to be kept out.
 
     Returns:
         ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
@@ -82,7 +85,7 @@ def harvest(
             "seed": seed,
         }
         traces = (Trace.model_validate(row) for row in read_rows(shard))
-        write_trace_set(folder, traces, stage.filters, stage.collect.keep_per_problem, facts)
+        write_trace_set(folder, traces, stage.filters, stage.collect.keep_per_problem, facts, suites=suites)
         shard.unlink()  # last: while it is there, a restart writes the set again
     return _counts(folder)
 

@@ -148,9 +148,9 @@ def test_a_kill_while_the_set_is_written_changes_nothing(
     counts = run(tmp_path / "whole" / "traces")
     killed, work = tmp_path / "killed" / "traces", getattr(module, step)
 
-    def die(*arguments: Any) -> None:
+    def die(*arguments: Any, **named: Any) -> None:
         if step == "write_trace_set":
-            work(*arguments)  # all three files are there, the shard as well
+            work(*arguments, **named)  # all three files are there, the shard as well
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

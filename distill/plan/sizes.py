@@ -97,7 +97,8 @@ def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) 
     """Mean tokens of a set's responses: as assumed, but no more than what can be in it."""
     maker = recipe.maker(name)
     if isinstance(maker, SampleStage):
-        longest = min(longest, maker.sampling.max_tokens, maker.filters.max_tokens or longest)
+        kept_up_to = maker.filters.tokens.max if maker.filters.tokens else None
+        longest = min(longest, maker.sampling.max_tokens, kept_up_to or longest)
     return min(assumed.tokens_per_trace, longest)
 
 
