@@ -49,7 +49,6 @@ def evaluate(
     chat: ChatFormat,
     folder: Path,
     seed: int,
-    chunk_rows: int,
 ) -> dict[str, Any]:
     """Run a model on a suite's problems (or on with what is missing), and return the summary that it writes.
 
@@ -58,7 +57,6 @@ def evaluate(
     Args:
         suite: its ``samples`` and ``sampling`` are what is used; see `Suite.with_protocol`.
         problems: of `load_suite`, with unique ids.
-        chunk_rows: samples between two writes; the same at each restart.
 
     Raises:
         RunFailed: a response file is broken in its middle.
@@ -74,7 +72,7 @@ def evaluate(
 
     responses = folder / "responses.jsonl"
     with Progress(f"{model.name}: {suite.name}", total=len(requests), unit="sample") as progress:
-        run_chunks(requests, engine, suite.sampling, responses, make_rows, chunk_rows, progress)
+        run_chunks(requests, engine, suite.sampling, responses, make_rows, progress)
     asked = {**suite.sampling.model_dump(), "instruction": suite.instruction, "seed": seed}
     asked["problems"] = protocol["problems"]
     heading = {"model": model.name, "role": model.role, "params": model.params}
@@ -108,7 +106,8 @@ def _row(
     problem = response.problem
     verdict, reason = judgement.verdict, judgement.reason
     if completion.finish_reason is FinishReason.ERROR:
-        verdict, reason = Verdict.ERROR, "the engine failed"  # says nothing about the model
+        told = completion.error or "the engine failed"
+        verdict, reason = Verdict.ERROR, told  # says nothing about the model
     return {
         "id": problem.id,
         "sample_index": completion.sample_index,
@@ -118,7 +117,7 @@ def _row(
         "tags": problem.tags,
         "prefill": completion.prefill,
         "completion": completion.text,
-        "tokens": len(completion.token_ids),
+        "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,
         "verdict": verdict,
         "extracted": judgement.extracted,

@@ -38,7 +38,6 @@ def harvest(
     teacher_name: str,
     folder: Path,
     seed: int,
-    chunk_rows: int,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
 
@@ -50,7 +49,6 @@ def harvest(
         teacher_name: as the rows and the card call it.
         folder: of the trace set; what lies in it belongs to this very stage (the run folder sees to that).
         seed: the run's.
-        chunk_rows: samples between two writes; the same at each restart.
 
     Returns:
         ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
@@ -71,7 +69,7 @@ def harvest(
 
         requests = build_requests(problems, stage.collect.samples, chat, seed, instruction)
         with Progress(f"{stage.name}: harvest", total=len(requests), unit="sample") as progress:
-            run_chunks(requests, engine, stage.sampling, shard, make_rows, chunk_rows, progress)
+            run_chunks(requests, engine, stage.sampling, shard, make_rows, progress)
         facts = {
             "teacher": teacher_name,
             "engine": engine.name,
@@ -109,7 +107,7 @@ def _make_rows(
             response.problem,
             request.sample_index,
             completion=response.text,
-            tokens=len(completion.token_ids),
+            tokens=completion.tokens,
             finish_reason=completion.finish_reason,
             policy_version=completion.policy_version,
             seed=request.seed,

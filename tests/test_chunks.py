@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from distill.errors import RunFailed
 from distill.generate.chunks import run_chunks
-from distill.generate.engine import Request
+from distill.generate.engine import Request, Runaway
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason
 from distill.runs import Progress
@@ -24,33 +24,27 @@ class ScriptedEngine:
     """Answers with what depends on the seed and on who shares the batch, as a real one's rounding does."""
 
     name = "scripted"
+    together: int | None = CHUNK
 
     def __init__(self, dies_in_call: int | None = None) -> None:
         self.calls = 0
         self.dies_in_call = dies_in_call
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_done: Callable[[int], None] | None = None
-    ) -> list[Completion]:
+        self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
+    ) -> Iterator[Completion]:
         if self.calls == self.dies_in_call:
             raise KeyboardInterrupt
         self.calls += 1
         beside = sum(request.seed for request in requests)
-        made = []
-        for request in requests:
-            made.append(
-                Completion(
-                    problem_id=request.problem_id,
-                    sample_index=request.sample_index,
-                    text=f"{request.seed} beside {beside}",
-                    token_ids=[request.seed],
-                    logprobs=[-0.5],
-                    finish_reason=FinishReason.STOP,
-                )
+        for request in reversed(requests):
+            yield Completion(
+                problem_id=request.problem_id,
+                sample_index=request.sample_index,
+                text=f"{request.seed} beside {beside}",
+                tokens=1,
+                finish_reason=FinishReason.STOP,
             )
-            if on_done is not None:
-                on_done(1)
-        return made
 
 
 def make_rows(requests: list[Request], completions: list[Completion]) -> list[dict[str, Any]]:
@@ -59,7 +53,7 @@ def make_rows(requests: list[Request], completions: list[Completion]) -> list[di
 
 def generate(path: Path, engine: ScriptedEngine, requests: Sequence[Request] = REQUESTS) -> Progress:
     with Progress("sampling", total=len(requests), unit="sample") as progress:
-        run_chunks(requests, engine, Sampling(), path, make_rows, CHUNK, progress)
+        run_chunks(requests, engine, Sampling(), path, make_rows, progress)
     return progress
 
 

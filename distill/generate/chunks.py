@@ -6,16 +6,19 @@ is kept whole or done again: so the rows do not depend on when, or how often, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.errors import RunFailed
-from distill.generate.engine import Engine, Request
+from distill.generate.engine import Engine, Request, in_order
 from distill.recipe_parts import Sampling
 from distill.records import Completion
 from distill.runs import Progress
 from distill.shards import append_rows, keep_first, read_rows, repair
+
+#: Requests between two writes where each stands alone.
+ALONE = 64
 
 
 def run_chunks(
@@ -24,7 +27,6 @@ def run_chunks(
     sampling: Sampling,
     path: Path,
     make_rows: Callable[[list[Request], list[Completion]], list[dict[str, Any]]],
-    chunk_rows: int,
     progress: Progress,
 ) -> None:
     """Complete every request that the shard at ``path`` does not hold yet, and append the rows in order.
@@ -35,23 +37,26 @@ def run_chunks(
         sampling: how.
         path: the shard; its whole chunks are kept, the rows of an unfinished one dropped and made again.
         make_rows: turns a chunk and its completions into exactly one row for each request.
-        chunk_rows: requests in a chunk, the same at each restart.
         progress: counts requests.
 
     Raises:
         RunFailed: the shard holds more rows than there are requests, or a broken line.
     """
+    chunk_rows = engine.together or ALONE
     done = _whole_chunks(path, len(requests), chunk_rows)
     progress.skip(done)
     for start in range(done, len(requests), chunk_rows):
         chunk = list(requests[start : start + chunk_rows])
-        completions = engine.generate(chunk, sampling, on_done=progress.advance)
-        assert len(completions) == len(chunk), (
-            f"{engine.name}: {len(completions)} completions of {len(chunk)} requests"
-        )
+        completions = in_order(chunk, _counted(engine.generate(chunk, sampling), progress))
         rows = make_rows(chunk, completions)
         assert len(rows) == len(chunk), f"{len(rows)} rows of {len(chunk)} requests"
         append_rows(path, rows)
+
+
+def _counted(completions: Iterator[Completion], progress: Progress) -> Iterator[Completion]:
+    for completion in completions:
+        progress.advance()
+        yield completion
 
 
 def _whole_chunks(path: Path, requests: int, chunk_rows: int) -> int:

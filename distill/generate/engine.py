@@ -35,6 +35,7 @@ class Request:
 #: ids alone, and engines must ask at the same lengths always, or a restart would cut elsewhere.
 Runaway = Callable[[Sequence[int]], bool]
 
+
 class Engine(Protocol):
     """Anything that completes prompts.
 
