@@ -139,7 +139,7 @@ def test_a_planted_bad_import_is_caught(module: str, source: str) -> None:
         ("distill.cli", "from distill.chain import run"),
         ("distill.cli", "from distill.export import add_export"),
         ("distill.chain", "from distill import card"),
-        ("distill.generate.chunks", "from distill.models import load\nfrom distill.shards import repair"),
+        ("distill.generate.stream", "from distill.models import load\nfrom distill.shards import repair"),
         ("teacher.loop", "from teacher.loss import loss\nimport torch"),
         ("distill.verify", "def f():\n    import sympy"),
     ],

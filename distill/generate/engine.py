@@ -6,12 +6,15 @@ Prompts travel as token ids wherever an engine takes them, so none can add a sec
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from itertools import accumulate
+from typing import Protocol, overload
 
-from distill.chat import ChatFormat
+from distill.chat import ChatFormat, Prompt
 from distill.recipe_parts import Sampling
 from distill.records import Completion, Problem, sample_seed
 
@@ -69,22 +72,58 @@ def wording(problem: Problem, instruction: str | None) -> str:
     return instruction.replace("{problem}", problem.problem) if instruction else problem.problem
 
 
+class Requests(Sequence[Request]):
+    """Samples of problems, each request made when it is read: 800,000 of them take the room of their problems alone."""
+
+    def __init__(
+        self,
+        wanted: Sequence[tuple[Problem, range]],
+        chat: ChatFormat,
+        run_seed: int,
+        instruction: str | None,
+    ) -> None:
+        """Requests for these sample numbers of these problems, in this order."""
+        self._wanted, self._chat, self._seed, self._instruction = wanted, chat, run_seed, instruction
+        self._ends = list(accumulate(len(numbers) for _, numbers in wanted))
+        self._prompt = lru_cache(maxsize=1)(self._read)  # the samples of a problem mostly follow one another
+
+    def _read(self, place: int) -> tuple[str, Prompt]:
+        question = wording(self._wanted[place][0], self._instruction)
+        return question, self._chat.prompt(question)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, number: int) -> Request: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Request]: ...
+    def __getitem__(self, number: int | slice) -> Request | list[Request]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        number %= len(self)
+        place = bisect_right(self._ends, number)
+        problem, numbers = self._wanted[place]
+        index = numbers[number - self._ends[place]]  # counted from the end of the problem's numbers
+        question, prompt = self._prompt(place)
+        seed = sample_seed(self._seed, problem.id, index)
+        return Request(problem.id, index, prompt.ids, prompt.prefill, seed, question)
+
+
 def build_requests(
     problems: Sequence[Problem],
     samples: int,
     chat: ChatFormat,
     run_seed: int,
     instruction: str | None = None,
-) -> list[Request]:
+) -> Requests:
     """``samples`` requests for each problem, problem by problem."""
-    requests = []
+    wanted = []
     occurrences: Counter[str] = Counter()  # a problem that comes twice gets other samples the second time
     for problem in problems:
-        question = wording(problem, instruction)
-        prompt = chat.prompt(question)
         first = occurrences[problem.id] * samples
         occurrences[problem.id] += 1
-        for index in range(first, first + samples):
-            seed = sample_seed(run_seed, problem.id, index)
-            requests.append(Request(problem.id, index, prompt.ids, prompt.prefill, seed, question))
-    return requests
+        wanted.append((problem, range(first, first + samples)))
+    return Requests(wanted, chat, run_seed, instruction)
