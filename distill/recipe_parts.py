@@ -285,10 +285,14 @@ class Reference(Section):
 
 
 class Collect(Section):
-    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept."""
+    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept.
+
+    ``abort_runaway`` ends a completion that has fallen into a loop (see `loops.is_runaway`).
+    """
 
     samples: Count = 8
     keep_per_problem: Count | None = None
+    abort_runaway: bool = True
 
 
 class Filters(Section):

@@ -16,6 +16,7 @@ from distill.chat import KNOWN_TAGS, ChatFormat
 from distill.errors import RunFailed
 from distill.generate.engine import Engine, build_requests
 from distill.generate.stream import Shard, fill
+from distill.loops import is_runaway
 from distill.recipe import SampleStage
 from distill.records import Completion, FinishReason, Problem, Trace, Verdict, sample_seed
 from distill.runs import Progress
@@ -69,7 +70,8 @@ def harvest(
         shard = Shard(folder / _SHARD, by_id)
         requests = build_requests(problems, stage.collect.samples, chat, seed, instruction)
         with Progress(f"{stage.name}: harvest", total=len(requests), unit="sample") as progress:
-            fill(shard, requests, engine, stage.sampling, make_rows, progress)
+            runaway = is_runaway if stage.collect.abort_runaway else None
+            fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
         facts = {
             "teacher": teacher_name,
             "engine": engine.name,

@@ -12,6 +12,7 @@ import pytest
 from distill.chat import Prompt, ThoughtTags
 from distill.errors import RunFailed
 from distill.generate.engine import Request, Runaway
+from distill.loops import is_runaway
 from distill.recipe import SampleStage
 from distill.recipe_parts import Collect, Filters, Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
@@ -60,6 +61,7 @@ class ScriptedEngine:
 
     def __init__(self, script: Callable[..., tuple[str, FinishReason]] = teacher, dies_at: int = -1) -> None:
         self.script, self.dies_at, self.calls, self.prompts = script, dies_at, 0, []
+        self.runaway: Runaway | None = None
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
@@ -67,6 +69,7 @@ class ScriptedEngine:
         if self.calls == self.dies_at:
             raise KeyboardInterrupt
         self.calls += 1
+        self.runaway = runaway
         self.prompts += ["".join(map(chr, request.prompt_ids)) for request in requests]
         yield from map(self._complete, requests)
 
@@ -160,6 +163,15 @@ def test_a_kill_while_the_set_is_written_changes_nothing(
     engine = ScriptedEngine()
     assert run(killed, engine) == counts and engine.calls == 0
     assert files(killed) == files(tmp_path / "whole" / "traces")
+
+
+def test_a_loop_is_ended_while_it_is_generated_unless_told_not_to(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    run(tmp_path / "on", engine)
+    assert engine.runaway is is_runaway
+    collect = STAGE.collect.model_copy(update={"abort_runaway": False})
+    run(tmp_path / "off", engine, stage=STAGE.model_copy(update={"collect": collect}))
+    assert engine.runaway is None
 
 
 def test_nothing_kept_fails_and_says_why_each_time(tmp_path: Path) -> None:
