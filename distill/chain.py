@@ -19,6 +19,7 @@ from distill.manifest import surroundings
 from distill.order import check_machine, check_order, upstream
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import Engine, LocalEngine, ServerEngine
 from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
 
 
@@ -158,10 +159,26 @@ class Chain:
             self._built.add(name)
         return folder
 
-    def _engine(self, loaded: Any, max_rows: int) -> Any:
-        from distill.generate.local import LocalEngine
+    def _engine(self, name: str, settings: Engine) -> tuple[Any, Any]:
+        """What generates with a model, and the model's chat format; only the local engine loads weights here."""
+        if isinstance(settings, LocalEngine):
+            from distill.generate import local
 
-        return LocalEngine(loaded, self.device, max_rows)
+            loaded = self._load(name)
+            return local.LocalEngine(loaded, self.device, settings.max_rows), loaded.chat
+        from distill import models
+
+        source, place = self.recipe.models[self.recipe.source_model(name)], self._place(name)
+        known = models.preview(name, models.as_made(source, place), ours=False)
+        if isinstance(settings, ServerEngine):
+            from distill.generate import server
+
+            return server.ServerEngine(name, known.chat, settings), known.chat
+        from distill.generate import vllm_engine
+
+        return vllm_engine.VllmEngine(
+            name, str(place), known.chat, settings, context=known.context, rope_theta=source.rope_theta
+        ), known.chat
 
     # ------------------------------------------------------------------------------------------ stages
 
@@ -271,29 +288,29 @@ class Chain:
     def _sample(self, stage: SampleStage) -> dict[str, Any]:
         from teacher.harvest import harvest
 
-        loaded = self._load(stage.model)
+        engine, chat = self._engine(stage.model, stage.engine)
         return harvest(
-            stage=stage, engine=self._engine(loaded, stage.engine.max_rows), chat=loaded.chat,
-            problems=self.inputs.problems(stage.problems), instruction=self.inputs.instruction(stage.problems),
-            teacher_name=stage.model, folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed,
-            chunk_rows=stage.engine.max_rows, suites=self.inputs.kept_out(stage.filters.decontaminate),
+            stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
+            instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model,
+            folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed, suites=self.inputs.kept_out(stage.filters.decontaminate),
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:
+        from distill import models
         from eval.runner import Examinee, evaluate
 
         generated = 0
         for model in stage.models:
-            loaded = self._load(model)
+            engine, chat = self._engine(model, stage.engine)
             maker = self.recipe.maker(model)
             print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
-            examinee = Examinee(model, self.recipe.role(model), loaded.parameters, print_)
+            parameters = models.count_parameters(model, self._place(model))
+            examinee = Examinee(model, self.recipe.role(model), parameters, print_)
             for name in stage.suites:
                 suite = self.inputs.exam(stage.name, name)
                 summary = evaluate(
-                    examinee, suite, self.inputs.suite_problems(name), chat=loaded.chat,
-                    engine=self._engine(loaded, stage.engine.max_rows), folder=self.run.results_folder(model, name),
-                    seed=self.recipe.seed, chunk_rows=stage.engine.max_rows,
+                    examinee, suite, self.inputs.suite_problems(name), engine=engine, chat=chat,
+                    folder=self.run.results_folder(model, name), seed=self.recipe.seed,
                 )  # fmt: skip
                 generated += summary["tokens"]
                 self.run.tick(stage.name)

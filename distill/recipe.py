@@ -21,6 +21,7 @@ from distill.recipe_parts import (
     Filters,
     Hardware,
     Kl,
+    LocalEngine,
     Lora,
     Memory,
     ModelSource,
@@ -96,7 +97,7 @@ class GrpoStage(Section):
     clip: Clip = Clip()
     kl: Kl = Kl()
     reference: Reference = Reference()
-    engine: Engine = Engine()
+    engine: LocalEngine = LocalEngine()
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 50
 
@@ -112,7 +113,7 @@ class SampleStage(Section):
     sampling: Sampling = Sampling()
     collect: Collect = Collect()
     filters: Filters = Filters()
-    engine: Engine = Engine()
+    engine: Engine = LocalEngine()
 
 
 class EvalStage(Section):
@@ -124,7 +125,7 @@ class EvalStage(Section):
     suites: Annotated[list[str], Field(min_length=1)]
     samples: Count | None = None
     sampling: Sampling | None = None
-    engine: Engine = Engine()
+    engine: Engine = LocalEngine()
 
 
 class CompareStage(Section):
@@ -174,6 +175,25 @@ class Recipe(Section):
         while isinstance(maker := self.maker(model), SftStage | GrpoStage):
             model = maker.model
         return model
+
+    def engines(self, source: str) -> set[str]:
+        """What runs a model of the ``models:`` section or one made from it: ``training``, or an engine's kind."""
+        found: set[str] = set()
+        for stage in self.stages:
+            match stage:
+                case SftStage():
+                    used, by = [stage.model], {"training"}
+                case GrpoStage():
+                    used, by = [stage.model], {"training", stage.engine.kind}
+                case SampleStage():
+                    used, by = [stage.model], {stage.engine.kind}
+                case EvalStage():
+                    used, by = stage.models, {stage.engine.kind}
+                case _:
+                    continue
+            if source in map(self.source_model, used):
+                found |= by
+        return found
 
     def role(self, model: str) -> Role:
         """The role of a model, made or given."""

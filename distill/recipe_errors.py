@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import LocalEngine, ServerEngine, VllmEngine
 from distill.recipe_types import Section
 
 STAGE_KINDS: dict[str, type[Stage]] = {
@@ -18,6 +19,12 @@ STAGE_KINDS: dict[str, type[Stage]] = {
     "sample": SampleStage,
     "eval": EvalStage,
     "compare": CompareStage,
+}
+
+ENGINE_KINDS: dict[str, type[Section]] = {
+    "local": LocalEngine,
+    "vllm": VllmEngine,
+    "server": ServerEngine,
 }
 
 
@@ -30,14 +37,14 @@ def unknown_name(key: str, value: object, what: str, name: str, known: list[str]
 
 def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = Recipe) -> UserError:
     """The first mistake in the recipe's own words, and how many keys more are wrong."""
-    problems = sorted(
-        error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
-    )  # a typo explains a missing key
+    problems = sorted(error.errors(), key=_telling)
     places = [_locate(problem["loc"], raw, problem["type"], root) for problem in problems]
     first, (key, kind) = problems[0], places[0]
     others = len({other for other, _ in places} - {key})
     more = f" ({others} more after this one)" if others else ""
     value = first["input"]
+    if key.endswith("engine.key"):
+        value = None  # somebody may have written the key itself, which is to stand in no log
     match first["type"]:
         case "extra_forbidden":
             known = [field.alias or name for name, field in _section(kind).model_fields.items()]
@@ -47,14 +54,22 @@ def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = R
         case "union_tag_not_found":
             return UserError(f"{key}.kind", None, f"is missing{more}", f"use {' | '.join(STAGE_KINDS)}")
         case "union_tag_invalid":
-            return unknown_name(
-                f"{key}.kind", value["kind"], "kind of stage", str(value["kind"]), list(STAGE_KINDS)
+            what, kinds = (
+                ("engine", ENGINE_KINDS) if first["loc"][-1] == "engine" else ("kind of stage", STAGE_KINDS)
             )
+            return unknown_name(f"{key}.kind", value["kind"], what, str(value["kind"]), list(kinds))
     # a union of plain types gives one error for each of them
     same = [problem for problem, place in zip(problems, places, strict=True) if place[0] == key]
     reasons = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in same)
     reason = ", or ".join(f"{reason[0].lower()}{reason[1:]}" for reason in reasons)
     return UserError(key, value, reason + more, _remedy(first))
+
+
+def _telling(problem: Any) -> int:
+    """The kind of a thing explains its unknown keys, and a typo a missing key."""
+    if problem["type"] == "literal_error" and problem["loc"][-1] == "kind":
+        return 0
+    return 1 if problem["type"] == "extra_forbidden" else 2
 
 
 def _remedy(problem: Any) -> str:
@@ -81,6 +96,8 @@ def _remedy(problem: Any) -> str:
         case "too_short" | "string_too_short":
             return f"give {bounds[0]}"
         case "string_pattern_mismatch":
+            if problem["loc"][-1] == "key":
+                return "give the NAME of an environment variable that holds the API key"
             return "use letters, digits, '.', '_' and '-' only, a letter or digit first"
     if "expected" in context:
         return f"use {context['expected']}"
@@ -103,7 +120,7 @@ def _locate(loc: tuple[int | str, ...], raw: Any, error: str, root: type[Section
             parts.append(str(item))
             node = node.get(item)
         else:  # pydantic's own word for the branch of a union, no key of the user's
-            kind = STAGE_KINDS.get(str(item), kind)
+            kind = (STAGE_KINDS | ENGINE_KINDS).get(str(item), kind)
             around = kind if place == len(loc) - 1 else around
             continue
         around, kind = kind, _inside(kind, item)

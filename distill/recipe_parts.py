@@ -158,11 +158,60 @@ class Sampling(Section):
     max_tokens: Count = DEFAULT_LENGTH
 
 
-class Engine(Section):
-    """What generates: ``local`` is plain torch on the device found. ``max_rows`` completions run side by side."""
+class LocalEngine(Section):
+    """Plain torch in this process, on the device found. ``max_rows`` completions run side by side."""
 
     kind: Literal["local"] = "local"
     max_rows: Count = 256
+
+
+class VllmEngine(Section):
+    """vLLM in this process: ``data_parallel`` copies of the model, each split over ``tensor_parallel`` GPUs.
+
+    ``memory`` is the share of a GPU's memory that it takes. ``max_length`` counts tokens of prompt and completion
+    (None: as many as the model reads); a smaller one leaves room for more rows.
+    """
+
+    kind: Literal["vllm"]
+    tensor_parallel: Count = 1
+    data_parallel: Count = 1
+    memory: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    max_length: Count | None = None
+
+
+class ServerEngine(Section):
+    """OpenAI-compatible endpoints that serve the model; requests are spread over all ``urls``.
+
+    ``served`` is the model's name there (None: the only one that the endpoint lists). ``prompts``: token ids, or
+    messages that the endpoint puts into its own template. ``concurrency`` requests are open at a time over all urls,
+    ``timeout`` counts seconds of one, and ``key`` is the NAME of the environment variable that holds the API key.
+    """
+
+    kind: Literal["server"]
+    urls: str | Annotated[list[str], Field(min_length=1)]
+    served: str | None = None
+    prompts: Literal["ids", "messages"] = "ids"
+    concurrency: Count = 64
+    requests_per_minute: Count | None = None
+    timeout: Positive = 600.0
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
+#: Settings of a server that say how it is reached and not what it answers: changing them makes no stage due again.
+ENDPOINT = frozenset({"urls", "concurrency", "requests_per_minute", "timeout", "key"})
+
+
+def _engine_kind(value: Any) -> str:
+    return str(value.get("kind", "local") if isinstance(value, dict) else getattr(value, "kind", "local"))
+
+
+#: What generates. Without a kind it is ``local``.
+Engine = Annotated[
+    Annotated[LocalEngine, Tag("local")]
+    | Annotated[VllmEngine, Tag("vllm")]
+    | Annotated[ServerEngine, Tag("server")],
+    Discriminator(_engine_kind),
+]
 
 
 class Schedule(Section):
@@ -237,7 +286,11 @@ class Reference(Section):
 
 
 class Collect(Section):
-    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept."""
+    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept.
+
+    ``abort_runaway`` ends a completion that has fallen into a loop (see `loops.is_runaway`).
+    """
 
     samples: Count = 8
     keep_per_problem: Count | None = None
+    abort_runaway: bool = True

@@ -65,17 +65,20 @@ class Completion(_Row):
     """What an engine made of one request.
 
     ``text`` is the decoded generated ids with special tokens kept and the final EOS dropped; the text to judge is
-    ``prefill + text``. ``logprobs`` has one value for each of ``token_ids``, EOS included: natural log, after
-    temperature.
+    ``prefill + text``. ``tokens`` counts what was generated, EOS included. ``logprobs`` has one value for each of
+    ``token_ids``: natural log, after temperature; both are empty where an engine does not tell them. ``error`` says
+    why the engine could not complete the request (``finish_reason`` error).
     """
 
     problem_id: str
     sample_index: int
     text: str
     prefill: str = ""
-    token_ids: list[int]
-    logprobs: list[float]
+    tokens: int
+    token_ids: list[int] = []
+    logprobs: list[float] = []
     finish_reason: FinishReason
+    error: str = ""
     policy_version: int = 0
 
 

@@ -2,7 +2,7 @@
 
 While it runs, a shard of undecided traces grows in the folder; at the end the filters decide over all of them at once
 and the shard makes room for the finished set (see `trace_set`). A harvest that is killed at any moment goes on at its
-last whole chunk and ends with the same rows.
+rows that its shard lacks and ends with the same ones.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 
 from distill.chat import KNOWN_TAGS, ChatFormat
 from distill.errors import RunFailed
-from distill.generate.chunks import run_chunks
-from distill.generate.engine import Engine, Request, build_requests
+from distill.generate.engine import Engine, build_requests
+from distill.generate.stream import Shard, fill
+from distill.loops import is_runaway
 from distill.recipe import SampleStage
-from distill.records import Completion, FinishReason, Problem, Trace, Verdict
+from distill.records import Completion, FinishReason, Problem, Trace, Verdict, sample_seed
 from distill.runs import Progress
-from distill.shards import Row, read_rows
+from distill.shards import Row
 from distill.verify import Response, check_many
 from teacher.contamination import Suites
 from teacher.measures import measure
@@ -39,7 +40,6 @@ def harvest(
     teacher_name: str,
     folder: Path,
     seed: int,
-    chunk_rows: int,
     suites: Suites | None = None,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
@@ -52,7 +52,6 @@ def harvest(
         teacher_name: as the rows and the card call it.
         folder: of the trace set; what lies in it belongs to this very stage (the run folder sees to that).
         seed: the run's.
-        chunk_rows: samples between two writes; the same at each restart.
         suites: the passages of the suites that the stage's filters name, for what is to be kept out.
 
     Returns:
@@ -62,19 +61,20 @@ def harvest(
         RunFailed: nothing is kept (the set is written all the same, for its reasons), or the shard is broken.
         UserError: programs are to be run and this machine cannot isolate them.
     """
-    shard = folder / _SHARD
-    if shard.exists() or not (folder / TRACES).exists():
+    if (folder / _SHARD).exists() or not (folder / TRACES).exists():
         by_id = {problem.id: problem for problem in problems}
         assert len(by_id) == len(problems) > 0, "problems without or with repeated ids"
         origin = {"teacher": teacher_name, "engine": engine.name, "sampling": stage.sampling.model_dump()}
 
-        def make_rows(chunk: list[Request], completions: list[Completion]) -> list[Row]:
-            asked = [by_id[request.problem_id] for request in chunk]
-            return _make_rows(chunk, completions, asked, chat, origin)
+        def make_rows(completions: list[Completion]) -> list[Row]:
+            asked = [by_id[completion.problem_id] for completion in completions]
+            return _make_rows(completions, asked, chat, seed, origin)
 
+        shard = Shard(folder / _SHARD, by_id)
         requests = build_requests(problems, stage.collect.samples, chat, seed, instruction)
         with Progress(f"{stage.name}: harvest", total=len(requests), unit="sample") as progress:
-            run_chunks(requests, engine, stage.sampling, shard, make_rows, chunk_rows, progress)
+            runaway = is_runaway if stage.collect.abort_runaway else None
+            fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
         facts = {
             "teacher": teacher_name,
             "engine": engine.name,
@@ -84,17 +84,17 @@ def harvest(
             "sampling": stage.sampling.model_dump_json(),
             "seed": seed,
         }
-        traces = (Trace.model_validate(row) for row in read_rows(shard))
+        traces = (Trace.model_validate(row) for row in shard.rows())
         write_trace_set(folder, traces, stage.filters, stage.collect.keep_per_problem, facts, suites=suites)
-        shard.unlink()  # last: while it is there, a restart writes the set again
+        shard.remove()  # last: while it is there, a restart writes the set again
     return _counts(folder)
 
 
 def _make_rows(
-    requests: Sequence[Request],
     completions: Sequence[Completion],
     problems: Sequence[Problem],
     chat: ChatFormat,
+    run_seed: int,
     origin: dict[str, Any],
 ) -> list[Row]:
     """The undecided trace of each completion, verified, as a row of the shard."""
@@ -104,18 +104,16 @@ def _make_rows(
     ]
     judgements = check_many(responses, tags=(chat.tags, *KNOWN_TAGS))
     rows = []
-    for request, completion, response, judgement in zip(
-        requests, completions, responses, judgements, strict=True
-    ):
+    for completion, response, judgement in zip(completions, responses, judgements, strict=True):
         engine_failed = completion.finish_reason is FinishReason.ERROR  # which says nothing of the teacher
         trace = Trace.of(
             response.problem,
-            request.sample_index,
+            completion.sample_index,
             completion=response.text,
-            tokens=len(completion.token_ids),
+            tokens=completion.tokens,
             finish_reason=completion.finish_reason,
             policy_version=completion.policy_version,
-            seed=request.seed,
+            seed=sample_seed(run_seed, completion.problem_id, completion.sample_index),
             verdict=Verdict.ERROR if engine_failed else judgement.verdict,
             extracted=judgement.extracted,
             measures=measure(response.text, chat.tags),

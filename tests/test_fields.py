@@ -10,7 +10,14 @@ from distill import recipe, recipe_filters, recipe_parts
 from distill.recipe_types import Section
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SCHEMA = {"recipe.py", "recipe_parts.py", "recipe_types.py", "recipe_errors.py", "recipe_file.py", "recipe_filters.py"}
+SCHEMA = {
+    "recipe.py",
+    "recipe_parts.py",
+    "recipe_types.py",
+    "recipe_errors.py",
+    "recipe_file.py",
+    "recipe_filters.py",
+}
 
 
 def sections() -> list[type[Section]]:

@@ -65,9 +65,7 @@ def test_the_funnels_steps_are_the_reasons_in_their_order() -> None:
     assert steps(ALL, 1) == [name for name, _ in FAILURES]
     off = Filters(finished=False, verified=False, format=False, duplicates=False)
     assert steps(off, None) == []
-    assert reasons([trace(0, verdict=Verdict.WRONG, finish_reason=FinishReason.ERROR)], off) == [
-        ""
-    ]
+    assert reasons([trace(0, verdict=Verdict.WRONG, finish_reason=FinishReason.ERROR)], off) == [""]
 
 
 @pytest.mark.parametrize("verdict", [verdict for verdict in Verdict if verdict is not Verdict.CORRECT])

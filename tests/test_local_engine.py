@@ -15,7 +15,7 @@ import torch
 from distill.chat import ChatFormat, Example
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.generate.engine import Request, build_requests
+from distill.generate.engine import Request, build_requests, in_order
 from distill.generate.local import LocalEngine, draw
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason, Problem
@@ -47,6 +47,10 @@ def make_requests(tiny: Any, samples: int = 4) -> list[Request]:
     return build_requests(PROBLEMS, samples, tiny.loaded.chat, run_seed=0)
 
 
+def complete(engine: LocalEngine, requests: list[Request], sampling: Sampling) -> list[Completion]:
+    return in_order(requests, engine.generate(requests, sampling))
+
+
 def same(left: list[Completion], right: list[Completion]) -> bool:
     """Equal to the token; log-probabilities to float32 rounding."""
     drop = {"logprobs"}
@@ -59,7 +63,7 @@ def same(left: list[Completion], right: list[Completion]) -> bool:
 
 def test_greedy_equals_transformers_generate(tiny: Any) -> None:
     engine, requests = make_engine(tiny, share=12), make_requests(tiny, samples=1)
-    found = engine.generate(requests, Sampling(temperature=0, top_p=1, max_tokens=24))
+    found = in_order(requests, engine.generate(requests, Sampling(temperature=0, top_p=1, max_tokens=24)))
     lengths = set()
     for request, completion in zip(requests, found, strict=True):
         ids = torch.tensor([request.prompt_ids])
@@ -78,7 +82,8 @@ def test_greedy_equals_transformers_generate(tiny: Any) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_equal_the_trainers(tiny: Any, temperature: float) -> None:
     requests = make_requests(tiny)
-    found = make_engine(tiny).generate(requests, Sampling(temperature=temperature, top_p=1, max_tokens=40))
+    sampling = Sampling(temperature=temperature, top_p=1, max_tokens=40)
+    found = complete(make_engine(tiny), requests, sampling)
     pairs = zip(requests, found, strict=True)
     examples = [Example(r.prompt_ids + c.token_ids, len(r.prompt_ids)) for r, c in pairs]
     row = pack_row(examples, range(len(examples)))
@@ -90,28 +95,28 @@ def test_logprobs_equal_the_trainers(tiny: Any, temperature: float) -> None:
 
 def test_company_changes_nothing(tiny: Any) -> None:
     requests = make_requests(tiny)
-    together = make_engine(tiny, 100).generate(requests, PLAIN)
+    together = complete(make_engine(tiny, 100), requests, PLAIN)
     lengths = sorted(len(completion.token_ids) for completion in together)
     assert lengths[0] < 8 and lengths[-1] == 40, (
         "rows must leave at different moments for this to mean anything"
     )
-    assert same(make_engine(tiny, 1).generate(requests[4:9], PLAIN), together[4:9])
-    assert same(make_engine(tiny, 4).generate(requests, PLAIN), together)
-    assert same(make_engine(tiny, 7).generate(requests[::-1], PLAIN)[::-1], together)
+    assert same(complete(make_engine(tiny, 1), requests[4:9], PLAIN), together[4:9])
+    assert same(complete(make_engine(tiny, 4), requests, PLAIN), together)
+    assert same(complete(make_engine(tiny, 7), requests[::-1], PLAIN)[::-1], together)
 
 
-def test_the_answers_come_in_the_order_of_the_requests(tiny_qwen2: Any) -> None:
+def test_each_request_has_one_completion(tiny_qwen2: Any) -> None:
     requests = make_requests(tiny_qwen2)
     found = make_engine(tiny_qwen2, 3).generate(requests, PLAIN)
     asked = [(request.problem_id, request.sample_index) for request in requests]
-    assert [(completion.problem_id, completion.sample_index) for completion in found] == asked
-    assert make_engine(tiny_qwen2).generate([], PLAIN) == []
+    assert sorted((completion.problem_id, completion.sample_index) for completion in found) == asked
+    assert complete(make_engine(tiny_qwen2), [], PLAIN) == []
 
 
 def test_a_request_decides_its_text_and_another_seed_another(tiny_qwen2: Any) -> None:
     engine = make_engine(tiny_qwen2)
     request = make_requests(tiny_qwen2)[0]
-    twice = engine.generate([request, request], PLAIN)
+    twice = list(engine.generate([request, request], PLAIN))
     assert twice[0] == twice[1]
     others = engine.generate([dataclasses.replace(request, seed=seed) for seed in range(8)], PLAIN)
     assert len({completion.text for completion in others}) == 8
@@ -121,9 +126,9 @@ def test_a_completion_past_one_draw_of_uniform_numbers(tiny_qwen2: Any) -> None:
     """More tokens than are drawn at once, and than the cache first holds: still the same alone and in company."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=150)
     requests = make_requests(tiny_qwen2, samples=1)
-    together = make_engine(tiny_qwen2, share=150).generate(requests, sampling)
+    together = complete(make_engine(tiny_qwen2, share=150), requests, sampling)
     assert max(len(completion.token_ids) for completion in together) > 100
-    assert same(make_engine(tiny_qwen2, 1, share=150).generate(requests, sampling), together)
+    assert same(complete(make_engine(tiny_qwen2, 1, share=150), requests, sampling), together)
     longest = max((completion.token_ids for completion in together), key=len)
     assert longest[:64] != longest[64:128], "draws do not repeat"
 
@@ -142,20 +147,12 @@ def test_why_it_ended(tiny_qwen2: Any) -> None:
     assert all(len(completion.token_ids) == 1 for completion in one)
 
 
-@pytest.mark.parametrize("max_rows", [6, 100])
-def test_progress_adds_up_to_the_requests(tiny_qwen2: Any, max_rows: int) -> None:
-    told: list[int] = []
-    requests = make_requests(tiny_qwen2)
-    make_engine(tiny_qwen2, max_rows).generate(requests, PLAIN, on_done=told.append)
-    assert sum(told) == len(requests) and len(told) > 3
-
-
 def test_a_model_in_training_is_left_in_training(tiny_qwen2: Any) -> None:
     engine = make_engine(tiny_qwen2)
     model = engine.loaded.model
     for training in (True, False):
         model.train(training)
-        engine.generate(make_requests(tiny_qwen2, 1), Sampling(temperature=1, top_p=1, max_tokens=2))
+        complete(engine, make_requests(tiny_qwen2, 1), Sampling(temperature=1, top_p=1, max_tokens=2))
         assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -220,6 +217,6 @@ def test_weights_that_are_no_numbers_are_told(tiny_qwen2: Any) -> None:
     try:
         head.data.fill_(float("nan"))
         with pytest.raises(RunFailed, match="no numbers"):
-            engine.generate(build_requests(PROBLEMS[:1], 1, engine.loaded.chat, 0), PLAIN)
+            complete(engine, build_requests(PROBLEMS[:1], 1, engine.loaded.chat, 0), PLAIN)
     finally:
         head.data.copy_(before)

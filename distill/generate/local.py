@@ -9,7 +9,7 @@ seed, so a completion does not depend on the rows beside it (but for float round
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.generate.engine import Request
+from distill.generate.engine import Request, Runaway
 from distill.models import LoadedModel
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason
@@ -81,25 +81,27 @@ class LocalEngine:
 
     def __init__(self, loaded: LoadedModel, device: Device, max_rows: int) -> None:
         self.loaded, self.device, self.max_rows = loaded, device, max_rows
+        self.together = max_rows
         self.policy_version = 0
 
-    @torch.no_grad()
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_done: Callable[[int], None] | None = None
-    ) -> list[Completion]:
-        """One completion for each request, in their order."""
-        completions: list[Completion | None] = [None] * len(requests)
-        order = sorted(range(len(requests)), key=lambda n: len(requests[n].prompt_ids))
+        self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
+    ) -> Iterator[Completion]:
+        """One completion for each request, as waves of them end."""
+        by_length = sorted(requests, key=lambda request: len(request.prompt_ids))
+        for start in range(0, len(by_length), self.max_rows):
+            rows = self._generating(by_length[start : start + self.max_rows], sampling)
+            yield from map(self._completion, rows)
+
+    @torch.no_grad()
+    def _generating(self, requests: list[Request], sampling: Sampling) -> list[_Row]:
         training = self.loaded.model.training
         self.loaded.model.eval()
-        with self._precision():
-            for start in range(0, len(order), self.max_rows):
-                numbers = order[start : start + self.max_rows]
-                rows = self._wave([requests[n] for n in numbers], sampling, on_done)
-                for number, row in zip(numbers, rows, strict=True):
-                    completions[number] = self._completion(row)
-        self.loaded.model.train(training)
-        return [completion for completion in completions if completion is not None]
+        try:
+            with self._precision():
+                return self._wave(requests, sampling)
+        finally:
+            self.loaded.model.train(training)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.kind, self.device.compute_dtype, enabled=self.device.bf16)
@@ -110,15 +112,14 @@ class LocalEngine:
             sample_index=row.request.sample_index,
             text=self.loaded.chat.decode(row.ids),
             prefill=row.request.prefill,
+            tokens=len(row.ids),
             token_ids=row.ids,
             logprobs=row.logprobs,
             finish_reason=row.finish,
             policy_version=self.policy_version,
         )
 
-    def _wave(
-        self, requests: list[Request], sampling: Sampling, on_done: Callable[[int], None] | None
-    ) -> list[_Row]:
+    def _wave(self, requests: list[Request], sampling: Sampling) -> list[_Row]:
         """Generate these requests side by side until each has ended."""
         rows = [_Row(request, torch.Generator().manual_seed(request.seed)) for request in requests]
         cache, logits_BV, seen_BK, position_B = self._read_prompts(requests)
@@ -142,8 +143,6 @@ class LocalEngine:
                 row.logprobs.append(logprob)
                 if token in self.loaded.chat.stop_ids:
                     row.finish = FinishReason.STOP
-                    if on_done:
-                        on_done(1)
                 else:
                     going.append(number)
             if not going or step == sampling.max_tokens - 1:
@@ -158,8 +157,6 @@ class LocalEngine:
             seen_BK = torch.cat([seen_BK, seen_BK.new_ones(len(running), 1)], dim=1)
             logits_BV = self._forward(token_B[:, None], position_B[:, None], seen_BK[:, None], cache)
             position_B = position_B + 1
-        if on_done:
-            on_done(sum(row.finish is not FinishReason.STOP for row in rows))
         return rows
 
     def _read_prompts(
