@@ -292,7 +292,8 @@ class Chain:
         return harvest(
             stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
             instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model,
-            folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed, suites=self.inputs.kept_out(stage.filters.decontaminate),
+            folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed,
+            suites=self.inputs.kept_out(stage.filters.decontaminate),
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:

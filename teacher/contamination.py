@@ -67,15 +67,16 @@ class Suites:
     """The passages of some suites, indexed.
 
     Attributes:
+        passages: as given.
         identity: of each suite, a hash of its passages: what was compared with another text was compared with others.
     """
 
     def __init__(self, passages: Iterable[Passage]) -> None:
-        self._passages = list(passages)
+        self.passages = list(passages)
         texts: dict[str, list[str]] = defaultdict(list)
         self._short: dict[tuple[str, ...], Passage] = {}
         runs: dict[int, set[int]] = defaultdict(set)
-        for number, passage in enumerate(self._passages):
+        for number, passage in enumerate(self.passages):
             texts[passage.suite].append("\x1f".join(passage[1:]))
             of_text = words(passage.text)
             if len(of_text) < RUN and passage.part == "question":
@@ -88,17 +89,18 @@ class Suites:
         self.identity = {suite: _hash(lines) for suite, lines in texts.items()}
 
     def _is_wording(self, found: set[int]) -> bool:
-        problems = {self._passages[number][:2] for number in found}
+        problems = {self.passages[number][:2] for number in found}
         return max(Counter(suite for suite, _ in problems).values()) >= COMMON
 
-    def matches(self, text: str, *, question: bool) -> list[Match]:
+    def matches(self, text: str, *, question: bool, of_text: list[str] | None = None) -> list[Match]:
         """What a text overlaps, at most one match for each problem of a suite, in the suites' order.
 
         Args:
             question: the text is a whole question, so short ones are compared too.
+            of_text: its words, where they are known already.
         """
         found: dict[tuple[str, str], Match] = {}
-        of_text = words(text)
+        of_text = words(text) if of_text is None else of_text
         if question and (short := self._short.get(_asked(text))) is not None:
             found[short[:2]] = Match(*short[:3], " ".join(of_text), 1.0)
         runs_N = hash_runs(of_text, RUN)
@@ -112,7 +114,7 @@ class Suites:
         suspects = sorted(places, key=lambda number: (-len(places[number]), number))[:_SUSPECTS]
         aligned = _tokens(text, of_text) if suspects else ([], [])
         for number in sorted(suspects):
-            passage = self._passages[number]
+            passage = self.passages[number]
             share = _overlap(passage.text, aligned, places[number][0])
             if share is not None and passage[:2] not in found:
                 first = " ".join(of_text[places[number][0] : places[number][0] + RUN])

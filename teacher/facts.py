@@ -21,9 +21,10 @@ from distill.language import share_of
 from distill.recipe_filters import Filters
 from distill.records import FinishReason, Trace, Verdict
 from distill.shards import append_rows
-from teacher.contamination import Match, Suites
+from teacher.contamination import Suites
 from teacher.measures import LANGUAGE, is_measured, measure
-from teacher.minhash import PLACES, Signatures, signature
+from teacher.minhash import PLACES, Signatures
+from teacher.reading import Reading, read_all
 
 #: Added to a suite's name: the share of words that a trace has in common with a text of the suite, 0 where it is clean.
 OVERLAP = "overlap."
@@ -63,7 +64,6 @@ class Facts:
         self.sources: dict[str, int] = {}
         self.needs_signatures = filters.near_duplicates is not None or filters.diverse
         self._signature_file, self._signatures = signatures, array("I")
-        self._asked: tuple[str, list[Match]] = ("", [])
         self._told: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
@@ -75,32 +75,29 @@ class Facts:
 
     def gathering(self, traces: Iterable[Trace]) -> Iterator[Trace]:
         """The same traces, counted, each with the measures that it lacked."""
-        writes = (
-            self.needs_signatures and self._signature_file is not None and not self._signature_file.exists()
-        )
-        for trace in traces:
+        at_hand = self._signature_file is not None and self._signature_file.exists()
+        sign = self.needs_signatures and not at_hand
+        for trace, reading in read_all(traces, self._suites, sign):
             measures = trace.measures
             if not is_measured(measures):
                 measures = measure(trace.completion, tags_in(trace.completion)) | measures
-            if self._suites is not None:
-                measures = {**measures, **self._overlaps(trace)}
+            if reading is not None:
+                self._signatures.frombytes(reading.signature)
+                if self._suites is not None:
+                    measures = {**measures, **self._overlaps(trace, reading)}
             self._add(trace, measures)
-            if writes or (self.needs_signatures and self._signature_file is None):
-                self._signatures.frombytes(signature(trace.completion).tobytes())
             if len(self) % 1000 == 0:
-                self._write(writes)
+                self._write()
             yield trace if measures is trace.measures else trace.model_copy(update={"measures": measures})
-        self._write(writes)
-        if writes:
-            assert self._signature_file is not None
+        self._write()
+        if sign and self._signature_file is not None:
             self._signature_file.with_suffix(".tmp").replace(self._signature_file)
 
-    def _write(self, signatures: bool) -> None:
+    def _write(self) -> None:
         if self._told and self._ledger is not None:
             append_rows(self._ledger, self._told)
         self._told = []
-        if signatures:
-            assert self._signature_file is not None
+        if self._signatures and self._signature_file is not None:
             with self._signature_file.with_suffix(".tmp").open("ab") as file:
                 self._signatures.tofile(file)
             self._signatures = array("I")
@@ -134,17 +131,14 @@ class Facts:
         for name, value in row.items():
             self._columns[name].append(value)
 
-    def _overlaps(self, trace: Trace) -> dict[str, float]:
+    def _overlaps(self, trace: Trace, reading: Reading) -> dict[str, float]:
         """How much a trace, question or completion, has in common with each suite; all of it is for the ledger."""
         assert self._suites is not None
         shares = {OVERLAP + suite: 0.0 for suite in self._suites.identity}
-        if self._asked[0] != trace.problem_id:  # the samples of a problem come together, in harvests at least
-            self._asked = (trace.problem_id, self._suites.matches(trace.problem, question=True))
-        found = [("problem", match) for match in self._asked[1]]
-        found += [("completion", match) for match in self._suites.matches(trace.completion, question=False)]
-        for _, match in found:
-            shares[OVERLAP + match.suite] = max(shares[OVERLAP + match.suite], match.share)
-        self._told += [{"trace": trace.id, "in": where, **match._asdict()} for where, match in found]
+        for where, matches in (("problem", reading.question), ("completion", reading.completion)):
+            for match in matches:
+                shares[OVERLAP + match.suite] = max(shares[OVERLAP + match.suite], match.share)
+                self._told.append({"trace": trace.id, "in": where, **match._asdict()})
         return shares
 
     def signatures(self) -> Signatures:

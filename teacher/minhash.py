@@ -22,6 +22,7 @@ BANDS, ROWS = 20, 6
 PLACES = BANDS * ROWS
 NEIGHBOURS = 4  # in a bucket, each text is compared with the first and with so many before it
 _CHUNK = 4096
+_RUNS = 512  # runs mixed at a time: so that a signature's table stays in the cache
 
 # Constants of the signature, not settings: another seed would make stored signatures worthless.
 _random = np.random.default_rng(20_010_101)
@@ -29,15 +30,19 @@ _FACTORS_K = _random.integers(1, 2**63, PLACES, dtype=np.uint64) | np.uint64(1)
 _TERMS_K = _random.integers(0, 2**63, PLACES, dtype=np.uint64)
 
 
-def signature(text: str) -> Signatures:
-    """The signature of one text [K]. A text of fewer than SHINGLE words is one run; a text without words is alone."""
-    of_text = words(text)
+def signature(text: str, of_text: list[str] | None = None) -> Signatures:
+    """The signature of one text [K]. A text of fewer than SHINGLE words is one run; a text without words is alone.
+
+    Args:
+        of_text: its words, where they are known already.
+    """
+    of_text = words(text) if of_text is None else of_text
     runs_N = np.unique(hash_runs(of_text, min(SHINGLE, max(len(of_text), 1))))
     if not len(runs_N):
         runs_N = np.frombuffer(text.encode("utf-8", "surrogatepass").ljust(8, b"\0")[-8:], np.uint64)
     least_K = np.full(PLACES, np.iinfo(np.uint32).max, np.uint32)
-    for start in range(0, len(runs_N), _CHUNK):
-        some_N = runs_N[start : start + _CHUNK]
+    for start in range(0, len(runs_N), _RUNS):
+        some_N = runs_N[start : start + _RUNS]
         mixed_KN = (_FACTORS_K[:, None] * some_N + _TERMS_K[:, None]) >> np.uint64(32)
         least_K = np.minimum(least_K, mixed_KN.min(1).astype(np.uint32))
     return least_K

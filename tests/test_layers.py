@@ -11,7 +11,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
-    0: "errors recipe recipe_parts recipe_types recipe_errors recipe_file recipe_filters runs places manifest records shards",
+    0: "errors recipe recipe_parts recipe_filters recipe_types recipe_errors recipe_file runs places manifest records "
+    "shards",
     1: "verify grade grade_files chat lengths loops language card card_results licences",
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask plan",
