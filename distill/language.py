@@ -4,8 +4,8 @@ Maths, code, LaTeX and addresses are taken out first. Scripts tell languages apa
 one script the function words of each sentence do ("the", "und", "est"). A share counts words: a run of two or more
 letters of a script, or, where the script writes no spaces (Chinese, Japanese, Thai), two characters.
 
-A sentence counts as another language than most of its text only when at least two more of its words are function words
-of that language, so that names, quotations of a word and noise count with what stands around them. Languages we have
+A sentence counts as another language than most of its text only when it holds at least two more different function
+words of that language, so that names, quotations of a word and noise count with what stands around them. Languages we have
 no words for are told as ``other`` from FEW words on, when fewer than one word in twenty is a function word of any.
 """
 
@@ -30,7 +30,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "on ne se par plus sont ou mais donc alors si être avoir fait comme tout deux sa son ses leur peut faut ainsi "
         "car soit où aussi même puis je",
         "es": "el la los las y es un una de que en por para con no se del al lo como más pero sus su este esta son "
-        "si entonces cuando también hay ser está desde hasta donde porque muy sin sobre entre cada ya todo puede "
+        "si entonces cuando también hay ser está desde hasta donde porque muy sobre entre cada ya todo puede "
         "tenemos así luego cuál qué dos",
         "it": "il lo la gli le e è un una di che in per con non si del della dei delle al alla come più ma sono questo "
         "questa se quindi allora anche quando dove perché ci nel nella da ha ho abbiamo essere ogni tutti due cui "
@@ -81,7 +81,7 @@ assert set(_NAMED) == set(LANGUAGE_CODES), set(_NAMED) ^ set(LANGUAGE_CODES)
 #: Words from which on a text of one script without function words is called ``other``.
 FEW = 20
 _TELLING = 0.05  # share of function words below which no language of a script is believed
-_LEAD = 2  # function words by which a sentence must leave the language around it
+_LEAD = 2  # different function words by which a sentence must leave the language around it
 
 _RUNS = {script: re.compile(f"[{letters}]{{2,}}") for script, letters in _SCRIPTS.items()}
 _HAN, _KANA = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]"), re.compile(r"[\u3041-\u30ff]")
@@ -167,7 +167,7 @@ def _of_script(script: str, bare: str) -> Counter[str]:
         if not runs:
             continue
         said: Counter[str] = Counter()
-        for run in runs:
+        for run in set(runs):  # "per hour, ... per day" is one word of Italian, not three
             for language in speaks_for.get(run, ()):
                 said[language] += 1
         sentences.append((len(runs), said))

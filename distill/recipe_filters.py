@@ -41,7 +41,7 @@ class Language(Section):
 class Repetition(Section):
     """At most ``max`` of the runs of ten words have stood before; at most ``loop`` of a text goes round at its end."""
 
-    max: Share = 0.2
+    max: Share = 0.4
     loop: Share = 0.05
 
 

@@ -20,7 +20,6 @@ CYCLES = 3  # times that a period must stand at the end, so that an answer said 
 #: Added to a language's name as `distill.language` tells it.
 LANGUAGE = "language."
 
-_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _FENCED = re.compile(r"^[ \t]*```", re.MULTILINE)
 
 
@@ -85,9 +84,9 @@ def loop(text: str) -> float:
 
 
 def longest_paragraph(text: str) -> int:
-    """Characters of the longest stretch without an empty line, code blocks apart."""
+    """Characters of the longest stretch without a line break, code blocks apart."""
     parts = _FENCED.split(text)
-    return max((len(part.strip()) for prose in parts[::2] for part in _BLANK_LINE.split(prose)), default=0)
+    return max((len(line.strip()) for prose in parts[::2] for line in prose.split("\n")), default=0)
 
 
 def code_blocks(text: str) -> int:
