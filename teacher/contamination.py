@@ -4,7 +4,8 @@ DeepSeek-R1 (arXiv 2501.12948) drops what shares ten words in a row with a quest
 Ten such words ("express your answer as a common fraction ...") also join problems that have nothing in common, and a
 problem asked with other numbers is another problem. So ten words only make a suspect, and this is what convicts one:
 
-* aligned word by word, the two share half the words of the shorter, or LONG_RUN words in a row;
+* aligned word by word, the two share half the words of the shorter and half the numbers and signs of the suite's
+  text, or LONG_RUN words in a row;
 * and no number or sign of the suite's text is another one in the training text ("translated numbers" are left alone).
 
 A question of fewer than ten words must be the same as the training question but for case, punctuation, spacing and
@@ -171,14 +172,16 @@ def _overlap(passage: str, aligned: tuple[list[str], list[int]], first: int) -> 
     # The passage could lie anywhere around the first shared run; what is further away cannot belong to it.
     start = max(0, places[first] - len(theirs) - len(theirs) // 4)
     ours = tokens[start : places[first] + len(theirs) + len(theirs) // 4]
-    shared = longest = 0
+    shared = longest = numbers = 0
     for kind, a, b, c, d in SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
         if kind == "equal":
             shared, longest = shared + b - a, max(longest, b - a)
+            numbers += sum(map(_is_number, theirs[a:b]))
         elif kind == "replace" and _renumbered(theirs[a:b], ours[c:d]):
             return None
     share = shared / min(len(theirs), len(ours))
-    return share if share >= _SHARED or longest >= LONG_RUN else None
+    same = share >= _SHARED and numbers >= _SHARED * sum(map(_is_number, theirs))
+    return share if same or longest >= LONG_RUN else None
 
 
 def _renumbered(theirs: list[str], ours: list[str]) -> bool:

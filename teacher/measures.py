@@ -15,7 +15,7 @@ from teacher.shingles import hash_runs, words
 
 RUN = 10  # words; shorter runs come back in any long calculation
 TAIL = 64  # characters that must come back for a loop
-CYCLES = 3  # times that a period must stand at the end, so that an answer said twice is no loop
+CYCLES = 3  # the round of a period that must have begun, so that an answer said twice is no loop
 
 #: Added to a language's name as `distill.language` tells it.
 LANGUAGE = "language."
@@ -60,13 +60,13 @@ def repetition(of_text: list[str]) -> float:
 
 
 def loop(text: str) -> float:
-    """The share of a text, at its end, that repeats one period; 0 unless CYCLES of it stand there.
+    """The share of a text, at its end, that repeats one period; 0 unless a third round of it has begun.
 
-    The period may be of any length: a sign, a sentence, or pages. Its last round may be incomplete. Blanks at the end
+    The period may be of any length: a sign, a sentence, or pages. TAIL characters make a beginning. Blanks at the end
     do not count.
     """
     text = text.rstrip()
-    if len(text) < CYCLES + TAIL:
+    if len(text) < CYCLES - 1 + TAIL:
         return 0.0
     letters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     size, longest, end = len(text), 0, len(text) - 1
@@ -76,7 +76,7 @@ def loop(text: str) -> float:
         period = size - TAIL - at
         differ = np.flatnonzero(letters[period:] != letters[:-period])
         run = size - (int(differ[-1]) + 1 if len(differ) else 0)
-        if run >= CYCLES * period:
+        if run >= (CYCLES - 1) * period + TAIL:
             longest = max(longest, run)
         # Any period up to run - period holds no further back: where it broke, so would this one (Fine and Wilf 1965).
         end = min(at + TAIL - 1, size - (run - period))
