@@ -5,8 +5,8 @@ one script the function words of each sentence do ("the", "und", "est"). A share
 letters of a script, or, where the script writes no spaces (Chinese, Japanese, Thai), two characters.
 
 A sentence counts as another language than most of its text only when it holds at least two more different function
-words of that language, so that names, quotations of a word and noise count with what stands around them. Languages we have
-no words for are told as ``other`` from FEW words on, when fewer than one word in twenty is a function word of any.
+words of that language, so that names, quotations of a word and noise count with what stands around them. Languages that
+we have no words for are ``other`` from FEW words on, when fewer than one word in twenty is a function word of any.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
+import naive_filters
 import pytest
 
-import naive_filters
 from distill.chat import ThoughtTags
-from teacher.measures import CYCLES, RUN, TAIL, code_blocks, loop, longest_paragraph, measure, repetition
+from teacher.measures import CYCLES, RUN, TAIL, code_blocks, longest_paragraph, loop, measure, repetition
 from teacher.shingles import hash_runs, normalised, words
 
 
@@ -41,14 +41,20 @@ def test_loops_of_any_length_and_what_is_none() -> None:
 
 def test_a_loop_inside_a_thought_that_was_closed_is_seen() -> None:
     sentence = "I need to check the area of the triangle again, since the result was not what I expected. "
-    found = measure(f"<think>Well. {sentence * 5}</think>The answer is 5, and we are done with it.", ThoughtTags())
+    found = measure(
+        f"<think>Well. {sentence * 5}</think>The answer is 5, and we are done with it.", ThoughtTags()
+    )
     assert found["loop"] > 0.9 and found["repetition"] > 0.5 and found["well_formed"] == 1
 
 
 def test_paragraphs_and_code() -> None:
-    text = "short\n\n" + "a" * 300 + "\nlist\n\n```python\n" + "b" * 900 + "\n```\n`inline`\n  ```\nagain\n  ```"
+    text = (
+        "short\n\n" + "a" * 300 + "\nlist\n\n```python\n" + "b" * 900 + "\n```\n`inline`\n  ```\nagain\n  ```"
+    )
     assert (longest_paragraph(text), code_blocks(text)) == (300, 2)
-    assert code_blocks("```\nnever closed") == 1 and code_blocks("a ``` b") == 0 and longest_paragraph("") == 0
+    assert (
+        code_blocks("```\nnever closed") == 1 and code_blocks("a ``` b") == 0 and longest_paragraph("") == 0
+    )
 
 
 def test_every_measure_has_its_name() -> None:
@@ -70,12 +76,14 @@ def test_looks_make_no_other_words(one: str, other: str) -> None:
 
 
 def test_words_that_differ_stay_so() -> None:
-    assert words("1.5") != words("1 5") and words("ab") != words("a b") and words("\\leftarrow") == ["leftarrow"]
+    assert (
+        words("1.5") != words("1 5") and words("ab") != words("a b") and words("\\leftarrow") == ["leftarrow"]
+    )
     assert normalised("\\leq") == "\\leq"
 
 
 def test_equal_runs_have_equal_numbers_wherever_they_stand() -> None:
-    first, second = hash_runs("a b c d e".split(), 3), hash_runs("x b c d".split(), 3)
+    first, second = hash_runs(["a", "b", "c", "d", "e"], 3), hash_runs(["x", "b", "c", "d"], 3)
     assert first[1] == second[1] and len(set(first.tolist() + second.tolist())) == 4
     assert hash_runs(["a", "b"], 3).tolist() == []
     assert hash_runs(["a", "b", "c"], 3)[0] == 14695975401845466609  # stored signatures stand on it

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
+import naive_filters
 import numpy as np
 import pytest
 
-import naive_filters
 from teacher.minhash import PLACES, SHINGLE, likeness, signature, similar_pairs
 from teacher.shingles import words
 
