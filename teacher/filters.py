@@ -158,9 +158,10 @@ def _pass_rates(facts: Facts, first: int) -> npt.NDArray[np.float64]:
     Only those first ones count, so that a problem sampled on because it was hard (or easy) is not told another rate.
     """
     order = np.lexsort((facts["sample"], facts["problem"]))
+    if not len(order):
+        return np.empty(0)
     problem_B = facts["problem"][order]
-    starts = np.flatnonzero(np.r_[True, problem_B[1:] != problem_B[:-1]]) if len(order) else np.empty(0, int)
-    place_B = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    _, place_B = _in_groups(problem_B)
     verdict_B = facts["verdict"][order]
     ungraded = [VERDICTS.index(one) for one in (Verdict.ERROR, Verdict.BAD_REFERENCE, Verdict.UNVERIFIED)]
     counted = (place_B < first) & ~np.isin(verdict_B, ungraded)
@@ -168,6 +169,12 @@ def _pass_rates(facts: Facts, first: int) -> npt.NDArray[np.float64]:
     size = len(facts.problems)
     right_P, all_P = (np.bincount(problem_B[mask], minlength=size) for mask in (correct, counted))
     return right_P / np.maximum(all_P, 1)
+
+
+def _in_groups(problem_B: npt.NDArray[np.int32]) -> tuple[Rows, Rows]:
+    """Where each problem's rows start, and each row's place among those of its problem, of rows sorted by it."""
+    starts = np.flatnonzero(np.r_[True, problem_B[1:] != problem_B[:-1]])
+    return starts, np.arange(len(problem_B)) - np.repeat(starts, np.diff(np.r_[starts, len(problem_B)]))
 
 
 def _repeated(facts: Facts, alive: Rows) -> Rows:
@@ -190,9 +197,9 @@ def _near(signatures: Signatures, alive: Rows, least: float) -> tuple[Rows, npt.
 
 def _beyond_cap(facts: Facts, alive: Rows, cap: int, signatures: Signatures | None) -> Rows:
     """Rows beyond ``cap`` of their problem: the later ones or, given signatures, those most like the chosen."""
-    problem_B = facts["problem"][alive]
-    starts = np.flatnonzero(np.r_[True, problem_B[1:] != problem_B[:-1]]) if len(alive) else np.empty(0, int)
-    place_B = np.arange(len(alive)) - np.repeat(starts, np.diff(np.r_[starts, len(alive)]))
+    if not len(alive):
+        return alive
+    starts, place_B = _in_groups(facts["problem"][alive])
     if signatures is None:
         return alive[place_B >= cap]
     beyond: list[int] = []

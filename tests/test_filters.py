@@ -242,6 +242,8 @@ def test_a_cap_prefers_what_is_unlike_the_chosen() -> None:
     assert reasons(rows, Filters(), 3) == ["", "", "", beyond, beyond]
     assert reasons(rows[::-1], diverse, 2) == [beyond, beyond, "", beyond, ""]
     assert reasons(rows, diverse, 9) == [""] * 5
+    wrong = [row.model_copy(update={"verdict": Verdict.WRONG}) for row in rows]
+    assert reasons(wrong, diverse, 3) == ["verified"] * 5 and reasons([], diverse, 3) == []
 
 
 def test_a_contaminated_problem_loses_all_its_traces_and_is_told() -> None:

@@ -208,6 +208,7 @@ def noting(traces: Iterator[Trace]) -> Iterator[Trace]:
         if number % 1000 == 0:
             peaks.append(peak_mb())
         yield trace
+    peaks.append(peak_mb())
 
 
 def export(folder: Path) -> int:
@@ -265,8 +266,8 @@ def campaign(traces: int, folder: Path) -> dict[str, Any]:
         "sampled_seconds": sampled - started,
         "memory_mb": {"worker": max(one["memory_mb"] for one in told), "decide": peak_mb()},
         "cpu": {"alone": alone, "helpers": helped},
-        # The first half fills buffers that no longer grow; what the decision itself takes is in the second.
-        "growth_kb": 1024 * (peak_mb() - peaks[len(peaks) // 2]) / (problems * SAMPLES / 2),
+        # The first half fills buffers of rows, which no longer grow then.
+        "growth_kb": 1024 * (peaks[-1] - peaks[len(peaks) // 2]) / (problems * SAMPLES / 2),
         "funnel": funnel,
     }
 
@@ -297,7 +298,7 @@ def tell(found: dict[str, Any]) -> dict[str, Any]:
     )
     print(f"{WANTED_TRACES:,} traces on {WANTED_CORES} cores: {minutes:.0f} minutes at this rate")
     if traces >= 4000:
-        print(f"memory grows by {found['growth_kb']:.2f} KB a trace while deciding")
+        print(f"memory grew by {found['growth_kb']:.2f} KB a trace over the second half of those gathered")
     return {
         "bench": "campaign", "ours": traces / found["seconds"], "unit": "traces/s", "threads": CORES,
         "seconds": found["seconds"], "memory_mb": memory, "growth_kb": found["growth_kb"], "bound": bound,
