@@ -233,6 +233,17 @@ def test_near_duplicates_within_and_across_problems() -> None:
     assert turned == {row.id: row.reason for row in decided}
 
 
+def test_who_is_like_a_dropped_trace_alone_stays() -> None:
+    lots = random.Random(2)
+    first = ["".join(lots.choices("abcdefghij", k=4)) for _ in range(300)]
+    second = ["x" if place in range(10, 310, 50) else word for place, word in enumerate(first)]
+    third = ["y" if place in range(30, 330, 50) else word for place, word in enumerate(second)]
+    rows = [trace(sample, completion=" ".join(text)) for sample, text in enumerate((first, second, third))]
+    near = Filters.model_validate({"near_duplicates": {"similarity": 0.75}})
+    assert reasons(rows, near) == ["", "near_duplicates", ""]
+    assert reasons(rows[1:], near) == ["", "near_duplicates"]
+
+
 def test_a_cap_prefers_what_is_unlike_the_chosen() -> None:
     texts = [LONG[0], LONG[0] + " and more", LONG[1], LONG[1] + " too", LONG[2]]
     rows = [trace(sample, completion=text) for sample, text in enumerate(texts)]

@@ -62,6 +62,16 @@ def test_a_crowd_of_copies_costs_a_few_pairs_each() -> None:
     assert len(pairs) < 400 * 100
 
 
+def test_copies_of_one_that_are_unlike_each_other_all_meet_it() -> None:
+    one = text(4)
+    rows = [
+        one,
+        *(changed(one, 6, seed) for seed in range(40)),
+    ]  # alike by 0.82 to the first, by 0.67 to each other
+    pairs, _ = similar_pairs(np.stack([signature(" ".join(row)) for row in rows]), np.arange(41), 0.75)
+    assert len({int(later) for later, earlier in pairs if earlier == 0}) > 32
+
+
 def test_only_the_given_rows_are_looked_at_in_their_order() -> None:
     signatures = np.stack([signature(" ".join(text(seed))) for seed in (1, 2, 1, 1)])
     assert similar_pairs(signatures, np.array([3, 1, 0]), 0.8)[0].tolist() == [[2, 0]]

@@ -101,6 +101,7 @@ def test_filtering_anew_is_deciding_at_once(tmp_path: Path, monkeypatch: pytest.
     assert again["kept"] == at_once["kept"]
     loosened = refilter(tmp_path / "anew", tmp_path / "fourth", Filters(), None, None)
     assert decisions(tmp_path / "fourth") == decisions(tmp_path / "loose") and loosened["suites"] == {}
+    assert not (tmp_path / "fourth" / "contamination.jsonl").exists()
 
 
 def test_the_ledger_tells_what_overlaps(tmp_path: Path) -> None:
