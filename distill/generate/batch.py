@@ -136,11 +136,13 @@ class Batch:
 
     def ids(self, place: int) -> list[int]:
         """What a row has generated so far."""
-        return self.ids_BC[place, self._columns(place)].tolist()
+        ids: list[int] = self.ids_BC[place, self._columns(place)].tolist()
+        return ids
 
     def logprobs(self, place: int) -> list[float]:
         """The log-probability of each of these ids."""
-        return self.logprobs_BC[place, self._columns(place)].tolist()
+        logprobs: list[float] = self.logprobs_BC[place, self._columns(place)].tolist()
+        return logprobs
 
     def _columns(self, place: int) -> slice:
         row = self.rows[place]
