@@ -212,8 +212,8 @@ def test_a_group_done_again_is_the_same_to_the_last_bit(tiny_qwen2: Any) -> None
 
 def test_prompts_are_read_some_at_a_time_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill.generate.batch._PROMPTS_AT_ONCE", 3)
-    monkeypatch.setattr("distill.generate.batch._TOKENS_AT_ONCE", 10)
-    lengths = [1, 1, 2, 2, 3, 4, 5, 12, 12]
+    monkeypatch.setattr("distill.generate.batch._TOKENS_AT_ONCE", 14)
+    lengths = [1, 1, 2, 2, 3, 3, 3, 6, 6, 7, 15, 15]
     requests = [Request(f"p{n}", 0, [n // 2 * 2] * length, "", n) for n, length in enumerate(lengths)]
     lots: list[list[int]] = []
 
@@ -222,8 +222,8 @@ def test_prompts_are_read_some_at_a_time_and_each_once(monkeypatch: pytest.Monke
         return None, torch.arange(len(prompts))
 
     came = list(read_ahead(requests[::-1], read))
-    assert lots == [[1, 2, 3], [4, 5], [12], [12]]
-    assert sorted(one.request.seed for one in came) == list(range(9))
+    assert lots == [[1, 2, 3], [3, 6], [6, 7], [15]]
+    assert sorted(one.request.seed for one in came) == list(range(12))
     assert all(int(one.logits_V) == one.number for one in came)
 
 
