@@ -48,7 +48,7 @@ def test_it_equals_the_definition(naive: ModuleType) -> None:
 
 
 def test_the_end_of_a_text_is_compared_a_few_times_over() -> None:
-    """255 equal tokens, where each period fits long and none long enough: comparing each anew would take 32,000 steps."""
+    """255 equal tokens, where each period fits for long and none long enough: anew for each, 32,000 comparisons."""
     compared = 0
 
     class Token(int):
