@@ -176,9 +176,8 @@ class Chain:
             return server.ServerEngine(name, known.chat, settings), known.chat
         from distill.generate import vllm_engine
 
-        return vllm_engine.VllmEngine(
-            name, str(place), known.chat, settings, context=known.context, rope_theta=source.rope_theta
-        ), known.chat
+        limits = {"context": known.context, "rope_theta": source.rope_theta}
+        return vllm_engine.VllmEngine(name, str(place), known.chat, settings, **limits), known.chat
 
     # ------------------------------------------------------------------------------------------ stages
 
@@ -297,26 +296,28 @@ class Chain:
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:
+        generated = sum(self._examine(stage, model) for model in stage.models)
+        self._refresh_cards(stage)
+        return {"generated_tokens": generated, "trained_tokens": 0}
+
+    def _examine(self, stage: EvalStage, model: str) -> int:
+        """One model on every suite; returns its tokens. It is gone from memory before the next one comes."""
         from distill import models
         from eval.runner import Examinee, evaluate
 
-        generated = 0
-        for model in stage.models:
-            engine, chat = self._engine(model, stage.engine)
-            maker = self.recipe.maker(model)
-            print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
-            parameters = models.count_parameters(model, self._place(model))
-            examinee = Examinee(model, self.recipe.role(model), parameters, print_)
-            for name in stage.suites:
-                suite = self.inputs.exam(stage.name, name)
-                summary = evaluate(
-                    examinee, suite, self.inputs.suite_problems(name), engine=engine, chat=chat,
-                    folder=self.run.results_folder(model, name), seed=self.recipe.seed,
-                )  # fmt: skip
-                generated += summary["tokens"]
-                self.run.tick(stage.name)
-        self._refresh_cards(stage)
-        return {"generated_tokens": generated, "trained_tokens": 0}
+        engine, chat = self._engine(model, stage.engine)
+        maker = self.recipe.maker(model)
+        print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
+        parameters, generated = models.count_parameters(model, self._place(model)), 0
+        examinee = Examinee(model, self.recipe.role(model), parameters, print_)
+        for name in stage.suites:
+            summary = evaluate(
+                examinee, self.inputs.exam(stage.name, name), self.inputs.suite_problems(name), engine=engine,
+                chat=chat, folder=self.run.results_folder(model, name), seed=self.recipe.seed,
+            )  # fmt: skip
+            generated += summary["tokens"]
+            self.run.tick(stage.name)
+        return generated
 
     def _compare(self, stage: CompareStage) -> dict[str, Any]:
         from distill.report import write_report

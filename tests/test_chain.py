@@ -415,7 +415,7 @@ def test_a_torn_line_is_no_matter(
     for target, call, torn in (
         ("teacher.grpo.roll_out", 3, "stages/*-zero/metrics.jsonl"),
         ("distill.generate.stream.Shard.append", 2, "traces/verified/shard-000.jsonl"),
-        ("distill.generate.stream.Shard.append", 2, "results/base/chains/shard-000.jsonl"),
+        ("distill.generate.stream.Shard.append", 1, "results/base/chains/shard-000.jsonl"),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, target, call, "after")

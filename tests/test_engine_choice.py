@@ -25,7 +25,7 @@ SERVER = "stages.harvest.engine={kind: server, urls: http://here}"
 
 def test_without_a_kind_the_engine_is_local(tiny_recipe_module: Any) -> None:
     recipe = tiny_recipe_module.tiny_recipe
-    assert recipe().stage("harvest").engine == LocalEngine(max_rows=4)
+    assert recipe().stage("harvest").engine == LocalEngine(max_rows=2)
     vllm = recipe("stages.harvest.engine={kind: vllm, tensor_parallel: 2}").stage("harvest").engine
     assert vllm == VllmEngine(kind="vllm", tensor_parallel=2)
     server = recipe(SERVER, "stages.harvest.engine.timeout=1e2").stage("harvest").engine

@@ -82,9 +82,9 @@ def test_what_cannot_be_told_counts_for_the_languages_of_its_script() -> None:
     assert language_shares("Simplify fraction") == {"latin": 1.0}
     assert share_of({"latin": 1.0}, "de") == 1.0 and share_of({"latin": 1.0}, "ru") == 0.0
     finnish = (
-        "Lasketaan ensin kahden luvun summa jonka jälkeen tulos on tarkistettu vielä kerran huolellisesti. "
-        * 3
+        "Lasketaan ensin kahden luvun summa jonka jälkeen tulos tarkistetaan vielä kerran huolellisesti. " * 3
     )
+    finnish += "Tulos on oikein."
     assert language_shares(finnish) == {"other": 1.0} and language_share(finnish, "en") == 0.0
 
 

@@ -6,6 +6,7 @@ Legend: B rows, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from distill.chat import ChatFormat, Example
 from distill.device import Device
 from distill.errors import RunFailed
+from distill.generate.batch import Batch, read_ahead
 from distill.generate.engine import Request, build_requests, in_order
 from distill.generate.local import LocalEngine, draw
 from distill.recipe_parts import Sampling
@@ -145,6 +147,84 @@ def test_why_it_ended(tiny_qwen2: Any) -> None:
         assert completion.text == engine.loaded.chat.tokenizer.decode(kept)
     one = engine.generate(make_requests(tiny_qwen2), Sampling(temperature=1, top_p=1, max_tokens=1))
     assert all(len(completion.token_ids) == 1 for completion in one)
+
+
+def test_rows_take_the_places_of_those_that_ended_and_the_cache_makes_room(tiny_qwen2: Any) -> None:
+    """Short rows beside long ones: columns of the ended are squeezed out, and added where that is not enough."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=400)
+    requests = make_requests(tiny_qwen2, samples=10)
+    moves: list[tuple[int, int]] = []
+    original = Batch._make_room
+
+    def watched(batch: Batch) -> None:
+        before = batch.end
+        original(batch)
+        moves.append((before - batch.end, batch.capacity))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "_make_room", watched)
+        found = complete(make_engine(tiny_qwen2, 3, share=100), requests, sampling)
+    assert min(moves)[0] == 0 and max(moves)[0] > 0, "columns were added alone, and were squeezed out"
+    assert len({capacity for _, capacity in moves}) > 1
+    lengths = sorted(completion.tokens for completion in found)
+    assert lengths[0] < 20 and lengths[-1] > 200
+    assert same(complete(make_engine(tiny_qwen2, 1, share=100), requests[:6], sampling), found[:6])
+
+
+def test_completions_come_as_they_end(tiny_qwen2: Any) -> None:
+    """A row that runs to its limit keeps nobody waiting."""
+    requests = make_requests(tiny_qwen2, samples=10)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=400)
+    came = [one.tokens for one in make_engine(tiny_qwen2, 3, share=100).generate(requests, sampling)]
+    assert len(came) == 50 and came.index(max(came)) > 0
+    assert max(came) not in came[:3] and came != sorted(came)
+
+
+def test_a_runaway_is_asked_about_at_the_same_lengths_whatever_the_company(tiny_qwen2: Any) -> None:
+    requests = make_requests(tiny_qwen2, samples=1)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=600)
+    asked: list[int] = []
+
+    def runaway(ids: Sequence[int]) -> bool:
+        asked.append(len(ids))
+        return len(ids) >= 256 and ids[0] % 2 == 0
+
+    free = complete(make_engine(tiny_qwen2, share=None), requests, sampling)
+    for max_rows in (1, 2, 100):
+        asked.clear()
+        engine = make_engine(tiny_qwen2, max_rows, share=None)
+        found = in_order(requests, engine.generate(requests, sampling, runaway))
+        assert set(asked) <= {256, 512} and asked
+        for whole, cut in zip(free, found, strict=True):
+            runs_away = whole.tokens > 256 and whole.token_ids[0] % 2 == 0
+            assert cut.finish_reason is (FinishReason.ABORT if runs_away else whole.finish_reason)
+            assert cut.token_ids == whole.token_ids[: 256 if runs_away else None]
+            assert len(cut.logprobs) == cut.tokens == len(cut.token_ids)
+    assert {one.finish_reason for one in found} > {FinishReason.ABORT}
+
+
+def test_a_group_done_again_is_the_same_to_the_last_bit(tiny_qwen2: Any) -> None:
+    requests = make_requests(tiny_qwen2)
+    engine = make_engine(tiny_qwen2, 5)
+    assert engine.together == 20
+    assert complete(engine, requests, PLAIN) == complete(make_engine(tiny_qwen2, 5), requests, PLAIN)
+
+
+def test_prompts_are_read_some_at_a_time_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.generate.batch._PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr("distill.generate.batch._TOKENS_AT_ONCE", 14)
+    lengths = [1, 1, 2, 2, 3, 3, 3, 6, 6, 7, 15, 15]
+    requests = [Request(f"p{n}", 0, [n // 2 * 2] * length, "", n) for n, length in enumerate(lengths)]
+    lots: list[list[int]] = []
+
+    def read(prompts: list[tuple[int, ...]]) -> Any:
+        lots.append([len(prompt) for prompt in prompts])
+        return None, torch.arange(len(prompts))
+
+    came = list(read_ahead(requests[::-1], read))
+    assert lots == [[1, 2, 3], [3, 6], [6, 7], [15]]
+    assert sorted(one.request.seed for one in came) == list(range(12))
+    assert all(int(one.logits_V) == one.number for one in came)
 
 
 def test_a_model_in_training_is_left_in_training(tiny_qwen2: Any) -> None:

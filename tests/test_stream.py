@@ -229,6 +229,31 @@ def test_everybody_is_told_every_row_once(tmp_path: Path) -> None:
     assert sorted(told, key=str) == sorted(shard.rows(), key=str) and len(told) == 7
 
 
+def test_what_an_engine_could_not_complete_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(ScriptedEngine):
+        def generate(self, *arguments: Any, **named: Any) -> Iterator[Completion]:
+            for completion in super().generate(*arguments, **named):
+                failed = {"finish_reason": FinishReason.ERROR, "error": f"500 for {completion.problem_id}"}
+                yield completion.model_copy(update=failed if completion.problem_id == "p2" else {})
+
+    run(tmp_path / "shard.jsonl", Failing(None))
+    assert "2 requests could not be completed" in (told := capsys.readouterr().err) and "500 for p2" in told
+
+
+def test_an_engine_that_answers_twice_spoils_no_shard(tmp_path: Path) -> None:
+    class Twice(ScriptedEngine):
+        def generate(self, *arguments: Any, **named: Any) -> Iterator[Completion]:
+            for completion in super().generate(*arguments, **named):
+                yield completion
+                yield completion
+
+    with pytest.raises(AssertionError, match="a sample came twice"):
+        run(tmp_path / "shard.jsonl", Twice(None))
+    assert len(run(tmp_path / "shard.jsonl", ScriptedEngine(None))) == 7
+
+
 def test_no_requests_make_no_file_and_wake_no_engine(tmp_path: Path) -> None:
     for together in (None, GROUP):
         assert run(tmp_path / "shard.jsonl", ScriptedEngine(together, dies_after=0), [[]]) == []

@@ -28,7 +28,7 @@ from typing import Any, overload
 from distill.errors import RunFailed
 from distill.generate.engine import Engine, Request, Runaway, in_order
 from distill.recipe_parts import Sampling
-from distill.records import Completion
+from distill.records import Completion, FinishReason
 from distill.runs import Progress
 
 Row = dict[str, Any]
@@ -96,6 +96,8 @@ class Shard:
             ValueError: a number is not finite; JSON has no word for it.
             OSError: the disk is full, ...; what was written of these rows is cut off when the shard is next read.
         """
+        keys = {(row[self._key], row["sample_index"]) for row in rows}
+        assert len(keys) == len(rows) and not any(self.holds(*key) for key in keys), "a sample came twice"
         lines = [_line(row, together * (len(rows) - number)) for number, row in enumerate(rows, start=1)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
@@ -204,8 +206,10 @@ def fill(
             missing.append(number)
     progress.skip(len(requests) - len(missing))
     wanted, before = _Chosen(requests, missing), shard.held
+    failures: list[str] = []
 
     def write(completions: list[Completion]) -> list[Row]:
+        failures.extend(one.error for one in completions if one.finish_reason is FinishReason.ERROR)
         rows = make_rows(completions)
         assert len(rows) == len(completions), f"{len(rows)} rows of {len(completions)} completions"
         return rows
@@ -224,6 +228,9 @@ def fill(
             group = list(wanted[start : start + engine.together])
             completions = counted(engine.generate(group, sampling, runaway))
             shard.append(write(in_order(group, completions)), together=True)
+    if failures:
+        told = f"{len(failures)} requests could not be completed, and count as errors of the engine"
+        print(f"{shard.path}: {told}; the first: {failures[0] or 'no reason given'}", file=sys.stderr)
     made = shard.held - before
     assert made == len(missing), f"{engine.name}: {made} completions of {len(missing)} requests"
 
