@@ -290,9 +290,8 @@ class Chain:
         engine, chat = self._engine(stage.model, stage.engine)
         return harvest(
             stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
-            instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model,
-            folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed,
-            suites=self.inputs.kept_out(stage.filters.decontaminate),
+            instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model, seed=self.recipe.seed,
+            folder=self.run.traces_folder(stage.makes), suites=self.inputs.kept_out(stage.filters.decontaminate),
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:
