@@ -235,9 +235,8 @@ class Chain:
         from distill.student.sft import fine_tune
 
         traces = {name: self._traces(name) for name in stage.traces}
-        harvests = [
-            maker for name in stage.traces if isinstance(maker := self.recipe.maker(name), SampleStage)
-        ]
+        makers = map(self.recipe.maker, stage.traces)
+        harvests = [maker for maker in makers if isinstance(maker, SampleStage)]
         mixture = mix(
             traces,
             stage.traces,
@@ -292,6 +291,7 @@ class Chain:
             stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
             instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model, seed=self.recipe.seed,
             folder=self.run.traces_folder(stage.makes), suites=self.inputs.kept_out(stage.filters.decontaminate),
+            hourly=self.recipe.hourly,
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:

@@ -12,8 +12,15 @@ from typing import Any
 
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import DEFAULT_LENGTH, ENDPOINT, Engine, ServerEngine, VllmEngine
-from distill.records import Problem
+from distill.recipe_parts import (
+    DEFAULT_LENGTH,
+    ENDPOINT,
+    AdaptiveCollect,
+    Engine,
+    ServerEngine,
+    VllmEngine,
+)
+from distill.records import Problem, in_shard
 from distill.runs import CARD_FILES, fingerprint, hash_path
 
 
@@ -84,6 +91,13 @@ class Inputs:
             if isinstance(stage, SampleStage):
                 for name in stage.filters.decontaminate:
                     self.suite_problems(name)
+                if stage.shard and not any(
+                    in_shard(one.id, stage.shard) for one in self.problems(stage.problems)
+                ):
+                    reason = f"none of the problems of `{stage.problems}` falls into it"
+                    raise UserError(
+                        f"stages.{stage.name}.shard", stage.shard, reason, "leave it out, or cut fewer"
+                    )
             if isinstance(stage, EvalStage):
                 for name in stage.suites:
                     self.suite_problems(name)
@@ -241,6 +255,8 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
         if isinstance(stage, EvalStage | SampleStage):
             named = stage.suites if isinstance(stage, EvalStage) else stage.filters.decontaminate
             sources = [recipe.suites.get(name) for name in named]
+            if isinstance(stage, SampleStage) and isinstance(stage.collect, AdaptiveCollect):
+                read += [recipe.hardware] if stage.collect.budget_cost is not None else []
             read.extend([source, _file(source.path if source else None)] for source in sources)
         if isinstance(stage, CompareStage):
             read.append(prints[stage.results])

@@ -19,6 +19,7 @@ from distill.recipe_parts import (
     Collect,
     Engine,
     Filters,
+    FixedCollect,
     Hardware,
     Kl,
     LocalEngine,
@@ -41,6 +42,7 @@ from distill.recipe_types import (
     Name,
     Positive,
     Section,
+    Shard,
     Whole,
 )
 
@@ -103,7 +105,10 @@ class GrpoStage(Section):
 
 
 class SampleStage(Section):
-    """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept."""
+    """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept.
+
+    ``shard: 3/16`` takes the third of sixteen parts of the problems, cut by the hashes of their ids.
+    """
 
     name: Name
     kind: Literal["sample"]
@@ -111,9 +116,10 @@ class SampleStage(Section):
     problems: str
     makes: Name
     sampling: Sampling = Sampling()
-    collect: Collect = Collect()
+    collect: Collect = FixedCollect()
     filters: Filters = Filters()
     engine: Engine = LocalEngine()
+    shard: Shard | None = None
 
 
 class EvalStage(Section):
@@ -150,6 +156,14 @@ class Recipe(Section):
     suites: dict[Name, SuiteSource] = {}
     hardware: Hardware | None = None
     stages: Annotated[list[Annotated[Stage, Field(discriminator="kind")]], Field(min_length=1)]
+
+    @property
+    def hourly(self) -> float | None:
+        """The price of an hour of all GPUs, where the recipe tells it."""
+        machine = self.hardware
+        if machine is None or machine.hourly is None:
+            return None
+        return machine.hourly * machine.gpus * machine.nodes
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.

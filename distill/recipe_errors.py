@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import LocalEngine, ServerEngine, VllmEngine
+from distill.recipe_parts import AdaptiveCollect, FixedCollect, LocalEngine, ServerEngine, VllmEngine
 from distill.recipe_types import Section
 
 STAGE_KINDS: dict[str, type[Stage]] = {
@@ -26,6 +26,9 @@ ENGINE_KINDS: dict[str, type[Section]] = {
     "vllm": VllmEngine,
     "server": ServerEngine,
 }
+
+STRATEGIES: dict[str, type[Section]] = {"fixed": FixedCollect, "adaptive": AdaptiveCollect}
+_BRANCHES: dict[str, Any] = STAGE_KINDS | ENGINE_KINDS | STRATEGIES
 
 
 def unknown_name(key: str, value: object, what: str, name: str, known: list[str]) -> UserError:
@@ -54,10 +57,12 @@ def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = R
         case "union_tag_not_found":
             return UserError(f"{key}.kind", None, f"is missing{more}", f"use {' | '.join(STAGE_KINDS)}")
         case "union_tag_invalid":
-            what, kinds = (
-                ("engine", ENGINE_KINDS) if first["loc"][-1] == "engine" else ("kind of stage", STAGE_KINDS)
-            )
-            return unknown_name(f"{key}.kind", value["kind"], what, str(value["kind"]), list(kinds))
+            unions: dict[Any, Any] = {
+                "engine": ("kind", "engine", ENGINE_KINDS),
+                "collect": ("strategy", "strategy", STRATEGIES),
+            }
+            tag, what, kinds = unions.get(first["loc"][-1], ("kind", "kind of stage", STAGE_KINDS))
+            return unknown_name(f"{key}.{tag}", value[tag], what, str(value[tag]), list(kinds))
     # a union of plain types gives one error for each of them
     same = [problem for problem, place in zip(problems, places, strict=True) if place[0] == key]
     reasons = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in same)
@@ -90,6 +95,8 @@ def _remedy(problem: Any) -> str:
         case "dict_type" | "model_type" | "model_attributes_type":
             return "write its keys, each with a value: {key: value}"
         case "value_error":  # the only ones are those of recipe_types
+            if problem["loc"][-1] == "shard":
+                return "write 3/16 for the third of sixteen shards"
             return "write a number, such as 64 or 1e-4"
         case "bool_type" | "bool_parsing":
             return "write true or false"
@@ -120,7 +127,7 @@ def _locate(loc: tuple[int | str, ...], raw: Any, error: str, root: type[Section
             parts.append(str(item))
             node = node.get(item)
         else:  # pydantic's own word for the branch of a union, no key of the user's
-            kind = (STAGE_KINDS | ENGINE_KINDS).get(str(item), kind)
+            kind = _BRANCHES.get(str(item), kind)
             around = kind if place == len(loc) - 1 else around
             continue
         around, kind = kind, _inside(kind, item)

@@ -18,7 +18,15 @@ from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_errors import explain, unknown_name
 from distill.recipe_filters import LANGUAGE_CODES, Filters
-from distill.recipe_parts import ModelSource, ProblemSource, SuiteSource, TraceSource
+from distill.recipe_parts import (
+    AdaptiveCollect,
+    FixedCollect,
+    ModelSource,
+    ProblemSource,
+    SuiteSource,
+    TraceSource,
+    most_samples,
+)
 from distill.recipe_types import Count, Section
 
 
@@ -234,7 +242,7 @@ def _check_across(recipe: Recipe) -> None:
         _check_data(f"suites.{name}", suite)
     _check_names(recipe)
     for stage in recipe.stages:
-        _check_stage(f"stages.{stage.name}", stage)
+        _check_stage(f"stages.{stage.name}", stage, recipe.hourly)
 
 
 def _check_model(at: str, model: ModelSource) -> None:
@@ -319,7 +327,7 @@ def _check_names(recipe: Recipe) -> None:
             traces.add(stage.makes)
 
 
-def _check_stage(at: str, stage: Stage) -> None:
+def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
     match stage:
         case SftStage():
             if stage.lora and stage.method == "full":
@@ -339,16 +347,30 @@ def _check_stage(at: str, stage: Stage) -> None:
                 reason = f"is not whole rollouts of steps_per_rollout={stage.steps_per_rollout}"
                 raise UserError(f"{at}.steps", stage.steps, reason, "use a multiple")
         case SampleStage():
-            check_filters(f"{at}.filters", stage.filters, stage.collect.samples)
-            if stage.sampling.temperature == 0 and (samples := stage.collect.samples) > 1:
+            _check_collect(f"{at}.collect", stage.collect, hourly)
+            fixed = stage.collect.strategy == "fixed"
+            everywhere = stage.collect.samples if stage.collect.strategy == "fixed" else stage.collect.first
+            check_filters(f"{at}.filters", stage.filters, everywhere)
+            if stage.sampling.temperature == 0 and (samples := most_samples(stage.collect)) > 1:
                 reason = f"draws the same completion {samples} times"
-                raise UserError(
-                    f"{at}.sampling.temperature", 0.0, reason, "raise it, or use collect.samples=1"
-                )
+                remedy = f"raise it, or use collect.{'samples' if fixed else 'most'}=1"
+                raise UserError(f"{at}.sampling.temperature", 0.0, reason, remedy)
         case EvalStage():
             for key, names in (("models", stage.models), ("suites", stage.suites)):
                 if twice := [name for name in names if names.count(name) > 1]:
                     raise UserError(f"{at}.{key}", twice[0], "is listed twice", "list it once")
+
+
+def _check_collect(at: str, collect: FixedCollect | AdaptiveCollect, hourly: float | None) -> None:
+    if isinstance(collect, FixedCollect):
+        return
+    for name in ("first", "keep_per_problem"):
+        if (value := getattr(collect, name)) > collect.most:
+            raise UserError(f"{at}.{name}", value, f"is above most={collect.most}", "lower it, or raise most")
+    if collect.budget_cost is not None and not (collect.price or hourly):
+        reason = "nobody says what anything costs"
+        remedy = "give collect.price (of a million generated tokens) or hardware.hourly (of a GPU)"
+        raise UserError(f"{at}.budget_cost", collect.budget_cost, reason, remedy)
 
 
 def _known(key: str, names: Iterable[str], what: str, known: Iterable[str]) -> None:

@@ -285,12 +285,55 @@ class Reference(Section):
     refresh_every: Count | None = None
 
 
-class Collect(Section):
-    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept.
+class FixedCollect(Section):
+    """``samples`` completions of each problem, at most ``keep_per_problem`` kept (None: all that pass).
 
-    ``abort_runaway`` ends a completion that has fallen into a loop (see `loops.is_runaway`).
+    ``abort_runaway`` ends a completion that has fallen into a loop (see `loops.is_runaway`). ``price`` is money for a
+    million generated tokens.
     """
 
+    strategy: Literal["fixed"] = "fixed"
     samples: Count = 8
     keep_per_problem: Count | None = None
     abort_runaway: bool = True
+    price: NonNegative | None = None
+
+
+class AdaptiveCollect(Section):
+    """Rounds: ``first`` samples of every problem, then more where they are worth their tokens, ``most`` in all.
+
+    A further trace of a problem is worth ``worth`` times what a kept one has taken so far on average; a first one is
+    worth so much that no more than the share ``forgo`` of what ``most`` samples would cover is lost. A round asks for
+    each sample that will be needed with a chance of ``needed`` or more. Budgets are looked at between rounds:
+    ``budget_cost`` is money, by ``price`` or by the hours of the recipe's hardware.
+    """
+
+    strategy: Literal["adaptive"]
+    first: Count = 4
+    most: Count = 16
+    keep_per_problem: Count = 2
+    worth: Positive = 1.0
+    forgo: Share = 0.0075
+    needed: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    budget_tokens: Positive | None = None
+    budget_hours: Positive | None = None
+    budget_cost: Positive | None = None
+    abort_runaway: bool = True
+    price: NonNegative | None = None
+
+
+def _strategy(value: Any) -> str:
+    fixed = "fixed"
+    return str(value.get("strategy", fixed) if isinstance(value, dict) else getattr(value, "strategy", fixed))
+
+
+#: How many samples each problem gets. Without a strategy it is ``fixed``.
+Collect = Annotated[
+    Annotated[FixedCollect, Tag("fixed")] | Annotated[AdaptiveCollect, Tag("adaptive")],
+    Discriminator(_strategy),
+]
+
+
+def most_samples(collect: FixedCollect | AdaptiveCollect) -> int:
+    """How many samples a problem can get."""
+    return collect.samples if isinstance(collect, FixedCollect) else collect.most

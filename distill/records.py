@@ -132,6 +132,13 @@ def row_id(source: str, text: str) -> str:
     return f"{source}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
+def in_shard(problem_id: str, shard: str) -> bool:
+    """Whether a problem belongs to that part of all problems; ``3/16`` is the third of sixteen, by the id's hash."""
+    number, of = map(int, shard.split("/"))
+    digest = hashlib.sha256(problem_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % of == number - 1
+
+
 def sample_seed(run_seed: int, problem_id: str, sample_index: int) -> int:
     """A 63-bit seed from the run, the problem and the sample's number alone: the order of work cannot matter."""
     text = f"{run_seed}\x1f{problem_id}\x1f{sample_index}"

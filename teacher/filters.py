@@ -92,7 +92,7 @@ def decide_facts(facts: Facts, filters: Filters, keep_per_problem: int | None) -
     on = steps(filters, keep_per_problem)
     reason_B = np.full(len(facts), KEPT, np.int8)
     near_B = np.zeros(len(facts), np.float32)
-    pass_rate_P = _pass_rates(facts, filters.difficulty.first) if filters.difficulty else np.empty(0)
+    pass_rate_P = pass_rates(facts, filters.difficulty.first) if filters.difficulty else np.empty(0)
     order = _order(facts)
     signatures = facts.signatures()
     for code, name in enumerate(on):
@@ -152,7 +152,7 @@ def _order(facts: Facts) -> Rows:
     return np.lexsort((facts["sample"], rank_P[facts["problem"]])).astype(np.int64)
 
 
-def _pass_rates(facts: Facts, first: int) -> npt.NDArray[np.float64]:
+def pass_rates(facts: Facts, first: int) -> npt.NDArray[np.float64]:
     """The share of CORRECT among a problem's first samples that could be graded [P]; 0 where none could.
 
     Only those first ones count, so that a problem sampled on because it was hard (or easy) is not told another rate.

@@ -103,6 +103,11 @@ def as_lines(funnel: dict[str, Any]) -> list[str]:
     if cost.get("tokens_per_kept"):
         money = f", {cost['per_kept']:.4g} of money" if cost.get("per_kept") is not None else ""
         lines.append(f"a kept trace took {cost['tokens_per_kept']:,.0f} generated tokens{money}")
+    if collection := funnel.get("collection"):
+        ended = ", ".join(f"{state} {number:,}" for state, number in collection["problems"].items())
+        lines.append(f"problems in {collection['rounds']} rounds: {ended}")
+        share = collection["tokens_saved"] / max(collection["tokens_of_most"], 1)
+        lines.append(f"tokens saved beside the same number of samples for each: {share:.3f} (estimated)")
     verdicts = (f"{name.replace('_', ' ')} {number:,}" for name, number in funnel["verdicts"].items())
     lines.append("verdicts: " + ", ".join(verdicts))
     if len(sources := funnel.get("sources", {})) > 1:

@@ -2,7 +2,8 @@
 
 While it runs, a shard of undecided traces grows in the folder; at the end the filters decide over all of them at once
 and the shard makes room for the finished set (see `trace_set`). A harvest that is killed at any moment goes on at its
-rows that its shard lacks and ends with the same ones.
+rows that its shard lacks and ends with the same ones. How many samples a problem gets is fixed, or decided in rounds
+(see `rounds`); a harvest may be of one part of the problems (see `merge`).
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from typing import Any
 
 from distill.chat import KNOWN_TAGS, ChatFormat
 from distill.errors import RunFailed
-from distill.generate.engine import Engine, build_requests
+from distill.generate.engine import Engine, Requests
 from distill.generate.stream import Shard, fill
 from distill.loops import is_runaway
 from distill.recipe import SampleStage
-from distill.records import Completion, FinishReason, Problem, Trace, Verdict, sample_seed
+from distill.recipe_parts import FixedCollect
+from distill.records import Completion, FinishReason, Problem, Trace, Verdict, in_shard, sample_seed
 from distill.runs import Progress
-from distill.shards import Row
+from distill.shards import Row, write_rows
 from distill.verify import Response, check_many
 from teacher.contamination import Suites
 from teacher.measures import measure
-from teacher.trace_set import FUNNEL, TRACES, read_funnel, write_trace_set
+from teacher.rounds import CLOCK, Collected, collect_in_rounds
+from teacher.trace_set import FUNNEL, PROBLEMS, TRACES, read_funnel, write_trace_set
 
 _SHARD = "shard-000.jsonl"
 _UNDECIDED = "undecided"  # the reason on rows of the shard, which nobody should take for kept ones
@@ -41,11 +44,12 @@ def harvest(
     folder: Path,
     seed: int,
     suites: Suites | None = None,
+    hourly: float | None = None,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
 
     Args:
-        stage: says how many samples, how they are drawn, and what is kept.
+        stage: says how many samples, how they are drawn, what is kept, and of which part of the problems.
         engine: generates with the teacher; ``chat`` is the teacher's.
         problems: with unique ids.
         instruction: what the teacher is told, with ``{problem}``; traces keep the bare problem.
@@ -53,6 +57,7 @@ def harvest(
         folder: of the trace set; what lies in it belongs to this very stage (the run folder sees to that).
         seed: the run's.
         suites: the passages of the suites that the stage's filters name, for what is to be kept out.
+        hourly: money for an hour of all machines, for a budget of money.
 
     Returns:
         ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
@@ -62,32 +67,61 @@ def harvest(
         UserError: programs are to be run and this machine cannot isolate them.
     """
     if (folder / _SHARD).exists() or not (folder / TRACES).exists():
-        by_id = {problem.id: problem for problem in problems}
-        assert len(by_id) == len(problems) > 0, "problems without or with repeated ids"
+        own = [one for one in problems if stage.shard is None or in_shard(one.id, stage.shard)]
+        by_id = {problem.id: problem for problem in own}
+        assert len(by_id) == len(own) > 0, "problems without or with repeated ids"
         origin = {"teacher": teacher_name, "engine": engine.name, "sampling": stage.sampling.model_dump()}
 
         def make_rows(completions: list[Completion]) -> list[Row]:
             asked = [by_id[completion.problem_id] for completion in completions]
             return _make_rows(completions, asked, chat, seed, origin)
 
-        shard = Shard(folder / _SHARD, by_id)
-        requests = build_requests(problems, stage.collect.samples, chat, seed, instruction)
-        with Progress(f"{stage.name}: harvest", total=len(requests), unit="sample") as progress:
+        def draw(wanted: Sequence[tuple[Problem, range]], which: str) -> None:
+            requests = Requests(wanted, chat, seed, instruction)
             runaway = is_runaway if stage.collect.abort_runaway else None
-            fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
-        facts = {
+            with Progress(f"{stage.name}: {which}", total=len(requests), unit="sample") as progress:
+                fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
+
+        shard = Shard(folder / _SHARD, by_id)
+        facts: dict[str, object] = {
             "teacher": teacher_name,
             "engine": engine.name,
             "problems": f"{stage.problems} ({len(problems):,})",
             "instruction": instruction or "none",
-            "samples per problem": stage.collect.samples,
-            "sampling": stage.sampling.model_dump_json(),
-            "seed": seed,
         }
-        traces = (Trace.model_validate(row) for row in shard.rows())
-        write_trace_set(folder, traces, stage.filters, stage.collect.keep_per_problem, facts, suites=suites)
+        if isinstance(stage.collect, FixedCollect):
+            draw([(problem, range(stage.collect.samples)) for problem in own], "harvest")
+            found = Collected({"samples per problem": stage.collect.samples}, {}, [])
+        else:
+            found = collect_in_rounds(stage, own, shard, draw, suites, folder / CLOCK, hourly)
+        facts |= {**found.facts, "sampling": stage.sampling.model_dump_json(), "seed": seed}
+        if stage.shard is not None:
+            facts["shard"] = f"{stage.shard} ({len(own):,})"
+        told = {row["id"]: row for row in found.problems}
+        write_trace_set(
+            folder, (_trace(row, told) for row in shard.rows()), stage.filters, stage.collect.keep_per_problem,
+            facts, suites=suites, price=stage.collect.price, collection=found.summary,
+        )  # fmt: skip
+        if found.problems or stage.shard is not None:
+            place = {problem.id: number for number, problem in enumerate(problems)}
+            rows = [
+                told.get(problem.id, {}) | {"place": place[problem.id], "id": problem.id} for problem in own
+            ]
+            write_rows(folder / PROBLEMS, rows)
         shard.remove()  # last: while it is there, a restart writes the set again
+    (folder / CLOCK).unlink(missing_ok=True)
     return _counts(folder)
+
+
+def _trace(row: Row, told: dict[str, Row]) -> Trace:
+    """A row of the shard as a trace, with its problem's difficulty where the rounds told it."""
+    trace = Trace.model_validate(row)
+    rate = told.get(trace.problem_id, {}).get("first_pass_rate")
+    return (
+        trace
+        if rate is None
+        else trace.model_copy(update={"measures": trace.measures | {"first_pass_rate": rate}})
+    )
 
 
 def _make_rows(

@@ -71,11 +71,21 @@ def refilter(
         columns = _gather(folder, filters, None if measured else suites)
         return make_funnel(columns, decide_facts(columns, filters, keep_per_problem), price)
     facts = {**old.get("facts", {}), "filtered from": folder.name}
+    collection = old.get("collection")
     with new_folder(out):
         out.mkdir(parents=True, exist_ok=True)
         if not measured:
             traces = read_parquet(folder / TRACES)
-            return write_trace_set(out, traces, filters, keep_per_problem, facts, suites=suites, price=price)
+            return write_trace_set(
+                out,
+                traces,
+                filters,
+                keep_per_problem,
+                facts,
+                suites=suites,
+                price=price,
+                collection=collection,
+            )
         if (folder / SIGNATURES).exists():
             shutil.copyfile(folder / SIGNATURES, out / SIGNATURES)
         if (folder / LEDGER).exists() and (
@@ -85,7 +95,7 @@ def refilter(
         columns = _gather(folder, filters, None, out / SIGNATURES)
         return write_decided(
             out, folder / TRACES, columns, filters, keep_per_problem, facts,
-            identity=suites.identity if suites else {}, price=price,
+            identity=suites.identity if suites else {}, price=price, collection=collection,
         )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 Harvested and imported sets look the same, so whatever reads one reads the other. Where suites were to be kept out,
 ``contamination.jsonl`` tells what overlapped with what; where near duplicates were looked for, ``signatures.u32`` holds
-the rows' signatures, so that they need not be made again.
+the rows' signatures, so that they need not be made again. ``problems.jsonl`` of an adaptive harvest, or of one part of
+the problems, holds each problem's place, and what became of it.
 
 A set is decided in two passes over a file, so that memory holds some 600 bytes a trace and never the texts.
 """
@@ -28,6 +29,7 @@ FUNNEL = "funnel.json"
 CARD = "README.md"
 LEDGER = "contamination.jsonl"
 SIGNATURES = "signatures.u32"
+PROBLEMS = "problems.jsonl"
 _UNDECIDED = ".undecided.parquet"
 _ROWS = 500  # held at a time while decisions are written: 500 traces of 32k tokens are 50 MB
 
@@ -41,6 +43,7 @@ def write_trace_set(
     *,
     suites: Suites | None = None,
     price: float | None = None,
+    collection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decide on every trace, write the files (each whole or not at all), and return the funnel.
 
@@ -49,6 +52,7 @@ def write_trace_set(
         facts: where the traces come from, for the card.
         suites: the passages of the suites that ``filters.decontaminate`` names.
         price: money for a million generated tokens.
+        collection: how the samples were collected, for the funnel; empty or None where that was simple.
     """
     for stale in (LEDGER, SIGNATURES, Path(SIGNATURES).with_suffix(".tmp").name):  # of a killed writer
         (folder / stale).unlink(missing_ok=True)
@@ -58,8 +62,9 @@ def write_trace_set(
         write_parquet(undecided, columns.gathering(traces))
         identity = suites.identity if suites else {}
         return write_decided(
-            folder, undecided, columns, filters, keep_per_problem, facts, identity=identity, price=price
-        )
+            folder, undecided, columns, filters, keep_per_problem, facts, identity=identity, price=price,
+            collection=collection,
+        )  # fmt: skip
     finally:
         undecided.unlink(missing_ok=True)
 
@@ -74,6 +79,7 @@ def write_decided(
     *,
     identity: Mapping[str, str],
     price: float | None,
+    collection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The second pass: decide from the columns, and write the set from the file that they were gathered from.
 
@@ -84,6 +90,7 @@ def write_decided(
     examples = _rewrite(undecided, folder / TRACES, columns, decisions)
     settings = {"filters": filters.model_dump(mode="json"), "keep_per_problem": keep_per_problem}
     told = {"settings": settings, "suites": dict(identity), "facts": dict(facts), "examples": examples.found}
+    told |= {"collection": dict(collection)} if collection else {}
     funnel = make_funnel(columns, decisions, price) | told
     write_json_atomic(folder / FUNNEL, funnel)
     limits = {

@@ -14,7 +14,7 @@ from distill.errors import RunFailed
 from distill.generate.engine import Request, Runaway
 from distill.loops import is_runaway
 from distill.recipe import SampleStage
-from distill.recipe_parts import Collect, Filters, Sampling
+from distill.recipe_parts import Filters, FixedCollect, Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.shards import read_parquet
 from distill.traces import read_made_traces
@@ -23,7 +23,7 @@ from teacher.harvest import harvest
 
 STAGE = SampleStage(
     name="harvest", kind="sample", model="teacher", problems="sums", makes="traces",
-    sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=40), collect=Collect(samples=4, keep_per_problem=2),
+    sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=40), collect=FixedCollect(samples=4, keep_per_problem=2),
 )  # fmt: skip
 PROBLEMS = [Problem(id=f"s{n}", kind="math", problem=f"{n}+1", reference=str(n + 1)) for n in range(5)]
 

@@ -77,17 +77,26 @@ class Shard:
         Raises:
             RunFailed: a line has changed on the disk.
         """
+        return self.some((problem_id, range(len(starts))) for problem_id, starts in self._starts.items())
+
+    def some(self, wanted: Iterable[tuple[str, Iterable[int]]]) -> Iterator[Row]:
+        """The rows of these samples of these problems, in this order; what is not there is passed over.
+
+        Raises:
+            RunFailed: a line has changed on the disk.
+        """
         if not self.held:
             return
         with self.path.open("rb") as file:
-            for starts in self._starts.values():
-                for start in starts:
-                    if start != _NOTHING:
-                        file.seek(start)
-                        found = _parse(file.readline())
-                        if found is None:
-                            raise RunFailed(f"{self.path}, byte {start}: the row there has changed")
-                        yield found[0]
+            for problem_id, numbers in wanted:
+                for number in numbers:
+                    if not self.holds(problem_id, number):
+                        continue
+                    file.seek(start := self._starts[problem_id][number])
+                    found = _parse(file.readline())
+                    if found is None:
+                        raise RunFailed(f"{self.path}, byte {start}: the row there has changed")
+                    yield found[0]
 
     def append(self, rows: Sequence[Row], *, together: bool = False) -> None:
         """Add rows in one write that is on the disk when this returns; ``together``: all of them count, or none.

@@ -22,7 +22,7 @@ from distill.plan.work import (
     training_flops,
 )
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import Engine, Hardware, Lora, ServerEngine, VllmEngine
+from distill.recipe_parts import Engine, Hardware, Lora, ServerEngine, VllmEngine, most_samples
 from distill.suites import find_suite
 
 LONGEST_ROW = 1 << 22  # no row is tried beyond
@@ -292,9 +292,14 @@ class Planner:
         source = self.recipe.problems[stage.problems]
         counted = count_problems("problems", stage.problems, source, self.assumed)
         self.tell(counted.told)
+        samples = most_samples(stage.collect)
+        if stage.collect.strategy == "adaptive":
+            self.tell(
+                f"stages.{stage.name}: all {samples} samples of each problem, where adaptive draws fewer"
+            )
         if isinstance(stage.engine, ServerEngine):
             plan = StagePlan(stage.name, stage.kind, f"{stage.model}, at its endpoint")
-            answers = counted.rows * stage.collect.samples
+            answers = counted.rows * samples
             self._ask_elsewhere(plan, answers, stage.sampling.max_tokens, source.kind)
             return plan
         shape = self._shape(stage.model)
@@ -302,7 +307,7 @@ class Planner:
         room = self._room(plan, [stage.model], stage.sampling.max_tokens, PROMPT)
         model = self._generating(shape, stage.engine, room)
         self._hold(plan, model)
-        self._answer(plan, model, counted.rows, stage.collect.samples, source.kind)
+        self._answer(plan, model, counted.rows, samples, source.kind)
         return plan
 
     def _eval(self, stage: EvalStage) -> StagePlan:
