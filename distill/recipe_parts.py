@@ -312,7 +312,7 @@ class AdaptiveCollect(Section):
     first: Count = 4
     most: Count = 16
     keep_per_problem: Count = 2
-    worth: Positive = 1.0
+    worth: Positive = 1.5
     forgo: Share = 0.0075
     needed: Annotated[Number, Field(gt=0, le=1)] = 0.9
     budget_tokens: Positive | None = None

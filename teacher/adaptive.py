@@ -76,10 +76,14 @@ class Round(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Of each problem: the Beta of its next sample being kept, and the tokens that one takes [P]."""
+    """Of each problem: the Beta of its next sample being kept, and the tokens that one takes [P].
+
+    ``later_P``: what the chance is multiplied by once something more is kept.
+    """
 
     alpha_P: Numbers
     beta_P: Numbers
+    later_P: Numbers
     tokens_P: Numbers
 
 
@@ -128,15 +132,17 @@ def next_round(
 
 def look_out(standing: Standing) -> Outlook:
     """The posteriors of every problem."""
-    a, b = fit_prior(standing.passed_P, standing.drawn_P)
+    open_P = ~standing.closed_P
+    a, b = fit_prior(standing.passed_P[open_P], standing.drawn_P[open_P])
     passes_P = (a + standing.passed_P) / (a + b + standing.drawn_P)
     several_P = standing.passed_P >= 2  # one text alone is always seen once
     passed = standing.passed_P[several_P].sum()
     share = standing.single_P[several_P].sum() / passed if passed else 1.0
     new_P = np.where(several_P, (standing.single_P + share) / (standing.passed_P + 1), share)
+    none_P = standing.passed_P == 0  # whatever passes first is new
     weight_P = a + b + standing.drawn_P
-    alpha_P = weight_P * passes_P * new_P
-    return Outlook(alpha_P, weight_P - alpha_P, expected_tokens(standing))
+    alpha_P = weight_P * passes_P * np.where(none_P, 1.0, new_P)
+    return Outlook(alpha_P, weight_P - alpha_P, np.where(none_P, share, 1.0), expected_tokens(standing))
 
 
 def fit_prior(passed_P: Counts, drawn_P: Counts) -> tuple[float, float]:
@@ -194,7 +200,8 @@ def expected_tokens(standing: Standing) -> Numbers:
     if between <= 0:
         return np.full(len(n_P), mean)
     weight = within / between
-    return np.maximum((standing.tokens_P + weight * mean) / (n_P + weight), 1.0)
+    own_P: Numbers = (standing.tokens_P + weight * mean) / (n_P + weight)
+    return np.maximum(own_P, 1.0)
 
 
 # ---------------------------------------------------------------------------------------- what it is worth
@@ -251,6 +258,7 @@ def look_ahead(
     more_P, expected_P = np.zeros(len(kept_P), np.int64), np.zeros(len(kept_P))
     for ahead in range(int(rest_P.max(initial=0))):
         chance_PS = np.minimum((outlook.alpha_P[:, None] + gained_PS) / (total_P + ahead)[:, None], 1.0)
+        chance_PS *= np.where(gained_PS > 0, outlook.later_P[:, None], 1.0)
         goes_PS = (chance_PS * worth_S >= outlook.tokens_P[:, None]) & (rest_P > ahead)[:, None]
         at_PS = at_PS * goes_PS
         going_P = at_PS.sum(1)

@@ -264,7 +264,7 @@ def _collected(
         "tokens_saved": round(against - tokens),
     }
     mean = standing.asked_P.mean()
-    facts = {
+    facts: dict[str, object] = {
         "samples per problem": f"{collect.first} to {collect.most} in {rounds} rounds, {mean:.1f} on average",
         "problems ended": ", ".join(f"{state} {number:,}" for state, number in states.items()),
         "tokens saved": f"{1 - tokens / against:.3f} of what {collect.most} samples of each would have taken"
