@@ -93,6 +93,10 @@ def _student_train(options: argparse.Namespace) -> None:
 
 def _teacher_sample(options: argparse.Namespace) -> None:
     recipe, out = _recipe(options)
+    if options.shard:
+        options.set += [f"stages.{stage.name}.shard={options.shard}" for stage in _of_kind(recipe, "sample")]
+        options.out = options.out or f"runs/{recipe.name}-{options.shard.replace('/', '-of-')}"
+        recipe, out = _recipe(options)
     stages = _of_kind(recipe, "sample")
     _walk(options, recipe, out, stages, quiet=True)
     from teacher.funnel import as_lines
@@ -279,7 +283,14 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     command(teacher, "train", _teacher_train, "run the stages that make the teacher")
-    command(teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table")
+    sample = command(
+        teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table"
+    )
+    sample.add_argument(
+        "--shard",
+        metavar="N/OF",
+        help="only this part of the problems, as 3/16 (default --out: runs/NAME-3-of-16)",
+    )
     student = commands.add_parser("student", help="fine-tune the student, or export it").add_subparsers(
         required=True, metavar="COMMAND"
     )

@@ -1,4 +1,4 @@
-"""The commands on trace sets: bring others' in, decide anew on one that is finished."""
+"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distill.errors import UserError
 
 def add_traces(commands: Any, command: Any) -> None:
     """Add the command group ``traces``; ``command`` is how `distill.cli` adds one."""
-    group = commands.add_parser("traces", help="bring existing traces in, filter them anew")
+    group = commands.add_parser("traces", help="bring existing traces in, filter them anew, merge shards")
     traces = group.add_subparsers(required=True, metavar="COMMAND")
     imports = command(traces, "import", _import, "verify and filter existing traces", recipe=None)
     imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
@@ -45,6 +45,9 @@ def add_traces(commands: Any, command: Any) -> None:
         "--what-if", action="store_true", help="show what other values of each threshold would keep"
     )
     filters.add_argument("--price", type=float, metavar="P", help="money for a million generated tokens")
+    merges = command(traces, "merge", _merge, "put the shards of a harvest together", recipe=None)
+    merges.add_argument("folders", nargs="+", metavar="DIR", help="the trace set of each shard")
+    merges.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     for sub in (imports, filters):
         sub.add_argument(
             "--set",
@@ -96,6 +99,14 @@ def _filter(options: argparse.Namespace) -> None:
         return
     out = Path(options.out) if options.out else None
     funnel = refilter(folder, out, filters, keep_per_problem, suites, options.price)
+    show(options, funnel, as_lines(funnel))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from teacher.funnel import as_lines
+    from teacher.merge import merge
+
+    funnel = merge([Path(folder) for folder in options.folders], Path(options.out))
     show(options, funnel, as_lines(funnel))
 
 

@@ -262,7 +262,7 @@ def look_ahead(
         goes_PS = (chance_PS * worth_S >= outlook.tokens_P[:, None]) & (rest_P > ahead)[:, None]
         at_PS = at_PS * goes_PS
         going_P = at_PS.sum(1)
-        more_P += going_P >= needed
+        more_P += going_P >= needed - 1e-9  # a chance of one may have lost its last digit
         expected_P += going_P * outlook.tokens_P
         if going_P.max() < 1e-6:
             break

@@ -95,18 +95,18 @@ def harvest(
         else:
             found = collect_in_rounds(stage, own, shard, draw, suites, folder / CLOCK, hourly)
         facts |= {**found.facts, "sampling": stage.sampling.model_dump_json(), "seed": seed}
+        more: dict[str, Any] = {"collection": found.summary} if found.summary else {}
         if stage.shard is not None:
-            facts["shard"] = f"{stage.shard} ({len(own):,})"
+            facts["shard"] = f"{stage.shard} ({len(own):,} problems)"
+            more["shard"] = {"shard": stage.shard, "problems": len(own), "of_problems": len(problems)}
         told = {row["id"]: row for row in found.problems}
         write_trace_set(
             folder, (_trace(row, told) for row in shard.rows()), stage.filters, stage.collect.keep_per_problem,
-            facts, suites=suites, price=stage.collect.price, collection=found.summary,
+            facts, suites=suites, price=stage.collect.price, more=more,
         )  # fmt: skip
-        if found.problems or stage.shard is not None:
+        if more:
             place = {problem.id: number for number, problem in enumerate(problems)}
-            rows = [
-                told.get(problem.id, {}) | {"place": place[problem.id], "id": problem.id} for problem in own
-            ]
+            rows = [{**told.get(one.id, {}), "place": place[one.id], "id": one.id} for one in own]
             write_rows(folder / PROBLEMS, rows)
         shard.remove()  # last: while it is there, a restart writes the set again
     (folder / CLOCK).unlink(missing_ok=True)

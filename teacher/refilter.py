@@ -71,7 +71,7 @@ def refilter(
         columns = _gather(folder, filters, None if measured else suites)
         return make_funnel(columns, decide_facts(columns, filters, keep_per_problem), price)
     facts = {**old.get("facts", {}), "filtered from": folder.name}
-    collection = old.get("collection")
+    more = {name: old[name] for name in ("collection", "shard") if name in old}
     with new_folder(out):
         out.mkdir(parents=True, exist_ok=True)
         if not measured:
@@ -84,7 +84,7 @@ def refilter(
                 facts,
                 suites=suites,
                 price=price,
-                collection=collection,
+                more=more,
             )
         if (folder / SIGNATURES).exists():
             shutil.copyfile(folder / SIGNATURES, out / SIGNATURES)
@@ -95,7 +95,7 @@ def refilter(
         columns = _gather(folder, filters, None, out / SIGNATURES)
         return write_decided(
             out, folder / TRACES, columns, filters, keep_per_problem, facts,
-            identity=suites.identity if suites else {}, price=price, collection=collection,
+            identity=suites.identity if suites else {}, price=price, more=more,
         )  # fmt: skip
 
 

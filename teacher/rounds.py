@@ -13,7 +13,9 @@ Legend: B traces drawn so far, P problems.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -27,7 +29,7 @@ from distill.recipe import SampleStage
 from distill.recipe_parts import AdaptiveCollect
 from distill.records import Problem, Trace, Verdict
 from distill.shards import append_rows, read_rows, repair
-from teacher.adaptive import BUDGET, STATES, Counts, Round, Standing, next_round
+from teacher.adaptive import STATES, Counts, Round, Standing, next_round
 from teacher.contamination import Suites
 from teacher.facts import VERDICTS, Facts
 from teacher.filters import KEPT, Decisions, decide_facts, pass_rates
@@ -247,30 +249,21 @@ def _collected(
     rate_P: npt.NDArray[np.float64],
     rounds: int,
 ) -> Collected:
-    states, begun_P = dict(_states(state_P)), standing.asked_P > 0
+    begun_P = standing.asked_P > 0
     numbers, times = np.unique(standing.asked_P, return_counts=True)
     tokens = float(standing.tokens_P.sum())
     # What the samples not drawn would have taken, by each problem's own mean: drawn ones have shown how long they are.
     mean_P = standing.tokens_P[begun_P] / standing.asked_P[begun_P]
     against = float((mean_P * collect.most).sum()) * len(problems) / max(int(begun_P.sum()), 1)
-    samples = dict(zip(map(str, numbers.tolist()), times.tolist(), strict=True))
     summary = {
         "strategy": "adaptive",
+        "settings": collect.model_dump(mode="json", exclude_none=True),
         "rounds": rounds,
-        "problems": states,
-        "samples_per_problem": samples,
+        "problems": dict(_states(state_P)),
+        "samples_per_problem": dict(zip(map(str, numbers.tolist()), times.tolist(), strict=True)),
         "tokens": round(tokens),
         "tokens_of_most": round(against),
         "tokens_saved": round(against - tokens),
-    }
-    mean = standing.asked_P.mean()
-    facts: dict[str, object] = {
-        "samples per problem": f"{collect.first} to {collect.most} in {rounds} rounds, {mean:.1f} on average",
-        "problems ended": ", ".join(f"{state} {number:,}" for state, number in states.items()),
-        "tokens saved": f"{1 - tokens / against:.3f} of what {collect.most} samples of each would have taken"
-        if against
-        else "none",
-        "collect": collect.model_dump_json(exclude_none=True),
     }
     rows = [
         {
@@ -284,5 +277,31 @@ def _collected(
         }
         for place, problem in enumerate(problems)
     ]
-    assert BUDGET not in state_P or collect.budget_tokens or collect.budget_hours or collect.budget_cost
-    return Collected(facts, summary, rows)
+    return Collected(facts_of(summary), summary, rows)
+
+
+def facts_of(summary: dict[str, Any]) -> dict[str, object]:
+    """A harvest's summary in words, for the card."""
+    settings, states = summary["settings"], summary["problems"]
+    samples = {int(number): times for number, times in summary["samples_per_problem"].items()}
+    mean = sum(number * times for number, times in samples.items()) / sum(samples.values())
+    spared = summary["tokens_saved"] / max(summary["tokens_of_most"], 1)
+    words = f"{settings['first']} to {settings['most']}, {mean:.1f} on average, in {summary['rounds']} rounds"
+    return {
+        "samples per problem": f"adaptive: {words}",
+        "problems ended": ", ".join(f"{state} {number:,}" for state, number in states.items()),
+        "tokens saved": f"{spared:.3f} of what {settings['most']} samples of each would have taken (estimated)",
+        "collect": json.dumps(settings),
+    }
+
+
+def summed(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of several parts of the problems; ``rounds`` are those of the part that took most."""
+    total = {**summaries[0], "rounds": max(one["rounds"] for one in summaries), "shards": len(summaries)}
+    for name in ("problems", "samples_per_problem"):
+        counts = sum((Counter(one[name]) for one in summaries), Counter())
+        order = STATES if name == "problems" else sorted(counts, key=int)
+        total[name] = {key: counts[key] for key in order if counts[key]}
+    for name in ("tokens", "tokens_of_most", "tokens_saved"):
+        total[name] = sum(one[name] for one in summaries)
+    return total

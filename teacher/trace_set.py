@@ -43,7 +43,7 @@ def write_trace_set(
     *,
     suites: Suites | None = None,
     price: float | None = None,
-    collection: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decide on every trace, write the files (each whole or not at all), and return the funnel.
 
@@ -52,7 +52,7 @@ def write_trace_set(
         facts: where the traces come from, for the card.
         suites: the passages of the suites that ``filters.decontaminate`` names.
         price: money for a million generated tokens.
-        collection: how the samples were collected, for the funnel; empty or None where that was simple.
+        more: further keys of the funnel.
     """
     for stale in (LEDGER, SIGNATURES, Path(SIGNATURES).with_suffix(".tmp").name):  # of a killed writer
         (folder / stale).unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def write_trace_set(
         identity = suites.identity if suites else {}
         return write_decided(
             folder, undecided, columns, filters, keep_per_problem, facts, identity=identity, price=price,
-            collection=collection,
+            more=more,
         )  # fmt: skip
     finally:
         undecided.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def write_decided(
     *,
     identity: Mapping[str, str],
     price: float | None,
-    collection: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The second pass: decide from the columns, and write the set from the file that they were gathered from.
 
@@ -90,8 +90,7 @@ def write_decided(
     examples = _rewrite(undecided, folder / TRACES, columns, decisions)
     settings = {"filters": filters.model_dump(mode="json"), "keep_per_problem": keep_per_problem}
     told = {"settings": settings, "suites": dict(identity), "facts": dict(facts), "examples": examples.found}
-    told |= {"collection": dict(collection)} if collection else {}
-    funnel = make_funnel(columns, decisions, price) | told
+    funnel = make_funnel(columns, decisions, price) | told | dict(more or {})
     write_json_atomic(folder / FUNNEL, funnel)
     limits = {
         "filters": filters.model_dump_json(exclude_none=True),

@@ -114,7 +114,7 @@ def test_easy_problems_stop_early_and_each_problem_is_told(tmp_path: Path) -> No
     assert summary["tokens"] == counts["generated_tokens"] == funnel["input"]["tokens"]
     assert summary["tokens_saved"] == summary["tokens_of_most"] - summary["tokens"] > 0
     assert summary["rounds"] > 2
-    assert "| samples per problem | 2 to 8 in" in (tmp_path / "traces" / "README.md").read_text()
+    assert "| samples per problem | adaptive: 2 to 8, " in (tmp_path / "traces" / "README.md").read_text()
     assert sorted(files(tmp_path / "traces")) == [
         "README.md", "funnel.json", "problems.jsonl", "traces.parquet",
     ]  # fmt: skip

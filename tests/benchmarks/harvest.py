@@ -223,7 +223,7 @@ def simulate(world: World, cap: int, seeds: int, collect: AdaptiveCollect) -> di
         found["best of 16"].append(fixed(right_PG, tokens_PG, BEST, cap))
         found["cheapest fixed n"].append(cheapest_fixed(right_PG, tokens_PG, cap, ours))
         found["adaptive"].append(ours)
-    costs = {name: Cost(*(statistics.mean(column) for column in zip(*all_))) for name, all_ in found.items()}
+    costs = {name: Cost(*np.mean(all_, axis=0).tolist()) for name, all_ in found.items()}
     reach = WITHIN * float(world.weights_R @ (1 - (1 - world.rates_R) ** BEST))
     costs["bound"] = bound(world, cap, reach)
     costs["rates"] = knowing_rates(world, cap, reach)
@@ -234,11 +234,12 @@ def simulate(world: World, cap: int, seeds: int, collect: AdaptiveCollect) -> di
 def show(name: str, cap: int, costs: dict[str, Cost]) -> dict[str, Any]:
     """A line of the table, and the same as an object."""
     best, ours, n = costs["best of 16"], costs["adaptive"], costs["cheapest fixed n"]
-    row = {
+    row: dict[str, Any] = {
         "bench": "harvest", "teacher": name, "cap": cap, "ratio": ours.each / best.each,
         "covered": ours.covered / best.covered, "best": best._asdict(), "ours": ours._asdict(),
         "fixed": n._asdict(), "ratio_to_fixed": ours.each / n.each,
-    } | {f"{key}_ratio": costs[key].each / best.each for key in ("bound", "rates", "outcomes") if key in costs}  # fmt: skip
+    }  # fmt: skip
+    row |= {f"{key}_ratio": costs[key].each / best.each for key in _BOUNDS if key in costs}
     bounds = "".join(f"{row[f'{key}_ratio']:9.3f}" if f"{key}_ratio" in row else f"{'':9}" for key in _BOUNDS)
     print(
         f"{name:26}{cap:4}{best.each:10,.0f}{n.each:10,.0f} ({n.rounds:4.1f}){ours.each:10,.0f}"
@@ -295,7 +296,10 @@ def real(run: Path, model: str, count: int, folder: Path) -> list[dict[str, Any]
             samples["tokens"] / len(problems), kept["traces"] / len(problems), kept["problems"] / len(problems),
             funnel["collection"]["rounds"],
         )  # fmt: skip
-        costs = {"adaptive": ours, **_prefixes(folder / model / "best", stage.filters, cap, len(problems), ours)}
+        costs = {
+            "adaptive": ours,
+            **_prefixes(folder / model / "best", stage.filters, cap, len(problems), ours),
+        }
         rows.append(show(f"{model} ({len(problems)} problems)", cap, costs))
     return rows
 
@@ -344,7 +348,9 @@ def main() -> None:
                 collect = AdaptiveCollect.model_validate(
                     {"strategy": "adaptive", "keep_per_problem": cap, **changes}
                 )
-                rows.append(show(name, cap, simulate(world, cap, 3 if options.quick else options.seeds, collect)))
+                rows.append(
+                    show(name, cap, simulate(world, cap, 3 if options.quick else options.seeds, collect))
+                )
     if options.json:
         print("\n".join(json.dumps(row) for row in rows))
 
