@@ -291,7 +291,7 @@ class Chain:
             stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
             instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model, seed=self.recipe.seed,
             folder=self.run.traces_folder(stage.makes), suites=self.inputs.kept_out(stage.filters.decontaminate),
-            hourly=self.recipe.hourly,
+            hourly=self.recipe.hourly, agreement=self.recipe.problems[stage.problems].agreement,
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:

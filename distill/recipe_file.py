@@ -236,6 +236,7 @@ def _check_across(recipe: Recipe) -> None:
         _check_model(f"models.{name}", model)
     for name, problems in recipe.problems.items():
         _check_data(f"problems.{name}", problems)
+        _check_agreement(f"problems.{name}", problems)
     for name, traces in recipe.traces.items():
         _check_data(f"traces.{name}", traces)
     for name, suite in recipe.suites.items():
@@ -280,6 +281,12 @@ def _check_data(at: str, source: ProblemSource | TraceSource | SuiteSource) -> N
         raise UserError(f"{at}.instruction", instruction, "leaves the problem out", remedy)
 
 
+def _check_agreement(at: str, source: ProblemSource) -> None:
+    if source.agreement is not None and (source.kind != "math" or source.world):
+        reason = "has no effect but on problems of kind math from a file or hub data set"
+        raise UserError(f"{at}.agreement", source.agreement, reason, "drop it")
+
+
 def _check_names(recipe: Recipe) -> None:
     """Stages in order: what each reads exists by then, and what it makes does not."""
     models, traces = set(recipe.models), set(recipe.traces)
@@ -321,6 +328,9 @@ def _check_names(recipe: Recipe) -> None:
             _known(f"{at}.traces", stage.traces, "trace set (given, or made by an earlier stage)", traces)
         if isinstance(stage, GrpoStage | SampleStage):
             _known(f"{at}.problems", [stage.problems], "problem set", recipe.problems)
+        if isinstance(stage, GrpoStage) and recipe.problems[stage.problems].agreement is not None:
+            reason = "has problems without references, which reward nothing"
+            raise UserError(f"{at}.problems", stage.problems, reason, "train on others, or drop `agreement`")
         if isinstance(stage, SftStage | GrpoStage):
             models.add(stage.makes)
         if isinstance(stage, SampleStage):
@@ -349,8 +359,7 @@ def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
         case SampleStage():
             _check_collect(f"{at}.collect", stage.collect, hourly)
             fixed = stage.collect.strategy == "fixed"
-            everywhere = stage.collect.samples if stage.collect.strategy == "fixed" else stage.collect.first
-            check_filters(f"{at}.filters", stage.filters, everywhere)
+            check_filters(f"{at}.filters", stage.filters, most_samples(stage.collect, at_first=True))
             if stage.sampling.temperature == 0 and (samples := most_samples(stage.collect)) > 1:
                 reason = f"draws the same completion {samples} times"
                 remedy = f"raise it, or use collect.{'samples' if fixed else 'most'}=1"

@@ -91,6 +91,8 @@ class ProblemSource(Section):
     """Problems from a JSONL/Parquet file or a hub data set (``path``), or from the built-in world.
 
     ``instruction`` is what a model is told, with ``{problem}`` where the problem goes; traces keep the bare problem.
+    ``agreement``: rows may lack a reference; a harvest takes the answer that more than this share of a problem's first
+    samples give.
     """
 
     path: Place | None = None
@@ -100,6 +102,7 @@ class ProblemSource(Section):
     fields: Fields = {}
     instruction: str | None = None
     limit: Count | None = None
+    agreement: Share | None = None
 
 
 class WorldTraces(Section):
@@ -334,6 +337,8 @@ Collect = Annotated[
 ]
 
 
-def most_samples(collect: FixedCollect | AdaptiveCollect) -> int:
-    """How many samples a problem can get."""
-    return collect.samples if isinstance(collect, FixedCollect) else collect.most
+def most_samples(collect: FixedCollect | AdaptiveCollect, at_first: bool = False) -> int:
+    """How many samples a problem can get; ``at_first``: how many each gets whatever they are."""
+    if isinstance(collect, FixedCollect):
+        return collect.samples
+    return collect.first if at_first else collect.most

@@ -9,7 +9,7 @@ rows that its shard lacks and ends with the same ones. How many samples a proble
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from distill.generate.engine import Engine, Requests
 from distill.generate.stream import Shard, fill
 from distill.loops import is_runaway
 from distill.recipe import SampleStage
-from distill.recipe_parts import FixedCollect
+from distill.recipe_parts import FixedCollect, most_samples
 from distill.records import Completion, FinishReason, Problem, Trace, Verdict, in_shard, sample_seed
 from distill.runs import Progress
 from distill.shards import Row, write_rows
 from distill.verify import Response, check_many
+from teacher.agreement import Agreement
 from teacher.contamination import Suites
 from teacher.measures import measure
 from teacher.rounds import CLOCK, Collected, collect_in_rounds
@@ -45,6 +46,7 @@ def harvest(
     seed: int,
     suites: Suites | None = None,
     hourly: float | None = None,
+    agreement: float | None = None,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
 
@@ -58,6 +60,7 @@ def harvest(
         seed: the run's.
         suites: the passages of the suites that the stage's filters name, for what is to be kept out.
         hourly: money for an hour of all machines, for a budget of money.
+        agreement: the share of a problem's first samples whose answer stands for a missing reference.
 
     Returns:
         ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
@@ -83,6 +86,7 @@ def harvest(
                 fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
 
         shard = Shard(folder / _SHARD, by_id)
+        agreed = Agreement(agreement, most_samples(stage.collect, at_first=True), (chat.tags, *KNOWN_TAGS))
         facts: dict[str, object] = {
             "teacher": teacher_name,
             "engine": engine.name,
@@ -93,35 +97,46 @@ def harvest(
             draw([(problem, range(stage.collect.samples)) for problem in own], "harvest")
             found = Collected({"samples per problem": stage.collect.samples}, {}, [])
         else:
-            found = collect_in_rounds(stage, own, shard, draw, suites, folder / CLOCK, hourly)
+            found = collect_in_rounds(stage, own, shard, draw, suites, folder / CLOCK, hourly, agreed)
         facts |= {**found.facts, "sampling": stage.sampling.model_dump_json(), "seed": seed}
-        more: dict[str, Any] = {"collection": found.summary} if found.summary else {}
-        if stage.shard is not None:
-            facts["shard"] = f"{stage.shard} ({len(own):,} problems)"
-            more["shard"] = {"shard": stage.shard, "problems": len(own), "of_problems": len(problems)}
-        told = {row["id"]: row for row in found.problems}
-        write_trace_set(
-            folder, (_trace(row, told) for row in shard.rows()), stage.filters, stage.collect.keep_per_problem,
-            facts, suites=suites, price=stage.collect.price, more=more,
-        )  # fmt: skip
-        if more:
-            place = {problem.id: number for number, problem in enumerate(problems)}
-            rows = [{**told.get(one.id, {}), "place": place[one.id], "id": one.id} for one in own]
-            write_rows(folder / PROBLEMS, rows)
+        _write(folder, stage, problems, own, agreed.judged(shard.rows()), found, facts, suites)
         shard.remove()  # last: while it is there, a restart writes the set again
     (folder / CLOCK).unlink(missing_ok=True)
     return _counts(folder)
 
 
-def _trace(row: Row, told: dict[str, Row]) -> Trace:
-    """A row of the shard as a trace, with its problem's difficulty where the rounds told it."""
-    trace = Trace.model_validate(row)
+def _write(
+    folder: Path,
+    stage: SampleStage,
+    problems: Sequence[Problem],
+    own: Sequence[Problem],
+    traces: Iterable[Trace],
+    found: Collected,
+    facts: dict[str, object],
+    suites: Suites | None,
+) -> None:
+    """The finished set of ``own``, all or a part of the problems."""
+    more: dict[str, Any] = {"collection": found.summary} if found.summary else {}
+    if stage.shard is not None:
+        facts = {**facts, "shard": f"{stage.shard} ({len(own):,} problems)"}
+        more["shard"] = {"shard": stage.shard, "problems": len(own), "of_problems": len(problems)}
+    told = {row["id"]: row for row in found.problems}
+    write_trace_set(
+        folder, (_told(trace, told) for trace in traces), stage.filters, stage.collect.keep_per_problem, facts,
+        suites=suites, price=stage.collect.price, more=more,
+    )  # fmt: skip
+    if more:
+        place = {problem.id: number for number, problem in enumerate(problems)}
+        rows = ({**told.get(one.id, {}), "place": place[one.id], "id": one.id} for one in own)
+        write_rows(folder / PROBLEMS, rows)
+
+
+def _told(trace: Trace, told: dict[str, Row]) -> Trace:
+    """A trace with its problem's difficulty, where the rounds told it."""
     rate = told.get(trace.problem_id, {}).get("first_pass_rate")
-    return (
-        trace
-        if rate is None
-        else trace.model_copy(update={"measures": trace.measures | {"first_pass_rate": rate}})
-    )
+    if rate is None:
+        return trace
+    return trace.model_copy(update={"measures": trace.measures | {"first_pass_rate": rate}})
 
 
 def _make_rows(

@@ -27,9 +27,10 @@ import numpy.typing as npt
 from distill.generate.stream import Shard
 from distill.recipe import SampleStage
 from distill.recipe_parts import AdaptiveCollect
-from distill.records import Problem, Trace, Verdict
+from distill.records import Problem, Verdict
 from distill.shards import append_rows, read_rows, repair
 from teacher.adaptive import STATES, Counts, Round, Standing, next_round
+from teacher.agreement import Agreement
 from teacher.contamination import Suites
 from teacher.facts import VERDICTS, Facts
 from teacher.filters import KEPT, Decisions, decide_facts, pass_rates
@@ -58,6 +59,7 @@ def collect_in_rounds(
     suites: Suites | None,
     clock: Path,
     hourly: float | None,
+    agreed: Agreement,
 ) -> Collected:
     """Draw until nothing is worth drawing, or a budget is spent.
 
@@ -66,6 +68,7 @@ def collect_in_rounds(
         suites: the passages that the stage's filters keep out.
         clock: the file that remembers what was left of a budget of hours.
         hourly: money for an hour of all machines.
+        agreed: judges the traces of problems without a reference.
 
     Raises:
         RunFailed: the engine is lost, or the shard is broken.
@@ -87,7 +90,7 @@ def collect_in_rounds(
         drawn = [(problems[p], range(asked_P[p], asked_P[p] + more_P[p])) for p in np.flatnonzero(more_P)]
         draw(drawn, f"round {number}")
         rows = shard.some((problem.id, numbers) for problem, numbers in drawn)
-        for _ in known.gathering(Trace.model_validate(row) for row in rows):
+        for _ in known.gathering(agreed.judged(rows)):
             pass
         asked_P = asked_P + more_P
         decisions = decide_facts(known, stage.filters, collect.keep_per_problem)
@@ -96,6 +99,7 @@ def collect_in_rounds(
         following = next_round(standing._replace(asked_P=asked_P), collect, rank_P, left)
         more_P = following.more_P
         _tell(stage.name, number, standing, following)
+    assert shard.held == asked_P.sum(), f"{shard.held} rows, and {asked_P.sum()} were asked for"
     rate_P = _by_problem(pass_rates(known, collect.first), _places(problems, known), len(problems))
     return _collected(
         collect, problems, standing._replace(asked_P=asked_P), following.state_P, rate_P, number

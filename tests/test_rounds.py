@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from distill.errors import RunFailed
 from distill.generate.engine import Request, Runaway
 from distill.recipe import SampleStage
 from distill.recipe_filters import Difficulty, Filters
-from distill.recipe_parts import AdaptiveCollect, Sampling
+from distill.recipe_parts import AdaptiveCollect, FixedCollect, Sampling
 from distill.records import Completion, FinishReason, Problem, Trace, sample_seed
 from distill.shards import read_parquet
 from teacher.harvest import harvest
@@ -153,14 +154,21 @@ def test_killed_again_and_again_and_in_the_opposite_order_it_is_the_same_set(tmp
 
 
 def test_rows_of_a_later_round_are_not_looked_at_before_it(tmp_path: Path) -> None:
-    """A longer earlier attempt (here: one that drew all eight) must not change what the rounds decide."""
-    run(tmp_path / "whole" / "traces")
-    other = tmp_path / "other" / "traces"
-    with pytest.raises(KeyboardInterrupt):
-        run(other, Teacher(dies_at=len(PROBLEMS) * 8 - 1), stage=collecting(first=8))
-    run(other)
-    drawn = {name: row["samples"] for name, row in ended(tmp_path / "whole" / "traces").items()}
-    assert {name: row["samples"] for name, row in ended(other).items()} == drawn
+    """All rows of the harvest are on the disk when it starts again: each round still sees its own alone."""
+    told: list[list[str]] = []
+    for at in (tmp_path / "whole", tmp_path / "again"):
+        lines = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("teacher.rounds._tell", lambda *given, to=lines: to.append(repr(given)))
+            if at.name == "again":
+                shutil.copytree(tmp_path / "rows", at)
+                run(at, Teacher(dies_at=0))
+            else:
+                patch.setattr("teacher.harvest._write", lambda *_: shutil.copytree(at, tmp_path / "rows"))
+                with pytest.raises(FileNotFoundError):  # no set was written
+                    run(at)
+        told.append(lines)
+    assert told[0] == told[1] and len(told[0]) > 2
 
 
 @pytest.mark.parametrize(
@@ -204,6 +212,58 @@ def test_nothing_more_is_drawn_where_nothing_could_be_kept(tmp_path: Path) -> No
     for name, row in told.items():
         if row["first_pass_rate"] != 0.5:
             assert (row["samples"], row["ended"]) == (2, "closed"), name
+
+
+# ------------------------------------------------------------------------------------- without a reference
+
+BARE = [problem.model_copy(update={"reference": None}) for problem in PROBLEMS]
+
+
+def test_what_the_first_samples_agree_on_stands_for_a_reference(tmp_path: Path) -> None:
+    """A third of the problems get one wrong answer always, a third the right one; a third both, by turns."""
+    run(tmp_path, problems=BARE, agreement=0.6, stage=collecting(first=3))
+    told, by_name = ended(tmp_path), {}
+    for trace in traces(tmp_path):
+        assert trace.reference is None
+        by_name.setdefault(trace.problem_id, []).append(trace)
+    for name, own in by_name.items():
+        first = [trace.completion.partition("boxed")[2] for trace in own[:3]]
+        elected = max(first, key=first.count)
+        share = first.count(elected) / 3
+        assert all(trace.measures["agreement"] == round(share, 4) for trace in own)
+        for trace in own:
+            agrees = trace.completion.endswith(elected)
+            assert trace.verdict == ("correct" if agrees else "wrong") and trace.kept <= agrees
+        assert told[name]["first_pass_rate"] == pytest.approx(share, abs=1e-4)
+
+
+def test_where_too_few_agree_nothing_is_kept_or_drawn_on(tmp_path: Path) -> None:
+    counts = run(tmp_path, problems=BARE, agreement=0.99, stage=collecting(first=2))
+    assert counts["kept"] > 0  # some are always of one mind
+    split = {one.problem_id for one in traces(tmp_path) if one.verdict == "bad_reference"}
+    assert split and all("agreement" not in t.measures for t in traces(tmp_path) if t.problem_id in split)
+    assert all(
+        (ended(tmp_path)[name]["samples"], ended(tmp_path)[name]["ended"]) == (2, "closed") for name in split
+    )
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_agreement_survives_kills(tmp_path: Path, fixed: bool) -> None:
+    stage = STAGE.model_copy(update={"collect": FixedCollect(samples=4)}) if fixed else STAGE
+    settings = {"problems": BARE, "agreement": 0.5, "stage": stage}
+    run(tmp_path / "whole" / "traces", **settings)
+    killed = tmp_path / "killed" / "traces"
+    for dies_at in (50, 40):
+        with pytest.raises(RunFailed):
+            run(killed, Teacher(dies_at, error=RunFailed), **settings)
+    run(killed, **settings)
+    assert files(killed) == files(tmp_path / "whole" / "traces")
+
+
+def test_problems_with_a_reference_are_judged_by_it(tmp_path: Path) -> None:
+    run(tmp_path / "a" / "traces", agreement=0.5)
+    run(tmp_path / "b" / "traces")
+    assert files(tmp_path / "a" / "traces") == files(tmp_path / "b" / "traces")
 
 
 def test_progress_tells_of_each_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
