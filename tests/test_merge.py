@@ -128,6 +128,30 @@ def test_shards_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is no shard" in capsys.readouterr().err
 
 
+def test_an_adaptive_harvest_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything is kept, so two samples of each problem give the one trace that is wanted."""
+    adaptive = "stages.harvest.collect={strategy: adaptive, first: 2, most: 4, keep_per_problem: 1}"
+    command = [
+        "teacher",
+        "sample",
+        str(blank_recipe(tmp_path)),
+        "--set",
+        adaptive,
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*command, "--json"]) == 0
+    funnel = json.loads(capsys.readouterr().out)["verified"]
+    assert funnel["kept"]["traces"] == 6 and funnel["collection"]["samples_per_problem"] == {"2": 6}
+    assert main(command) == 0  # finished: only shown
+    assert "problems in 1 rounds: enough 6" in capsys.readouterr().out
+    folder = str(tmp_path / "run" / "traces" / "verified")
+    assert main(["traces", "filter", folder, "--set", "keep_per_problem=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"]["traces"] == 12
+
+
 def test_a_shard_without_problems_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = blank_recipe(tmp_path)
     codes = [

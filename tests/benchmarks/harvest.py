@@ -259,7 +259,7 @@ HEAD = (
 # ---------------------------------------------------------------------------------------- a real teacher
 
 
-def real(run: Path, model: str, count: int, folder: Path) -> list[dict[str, Any]]:
+def real(run: Path, model: str, count: int, folder: Path, changes: dict[str, float]) -> list[dict[str, Any]]:
     """The harvest itself with a teacher of a run: best of 16 once, adaptive at each cap."""
     from distill import models
     from distill.device import find_device
@@ -290,7 +290,7 @@ def real(run: Path, model: str, count: int, folder: Path) -> list[dict[str, Any]
     collected(stage.collect, "best")
     rows = []
     for cap in CAPS:
-        funnel = collected(AdaptiveCollect(strategy="adaptive", keep_per_problem=cap), str(cap))
+        funnel = collected(_collect(cap, changes), str(cap))
         kept, samples = funnel["kept"], funnel["input"]
         ours = Cost(
             samples["tokens"] / len(problems), kept["traces"] / len(problems), kept["problems"] / len(problems),
@@ -325,6 +325,10 @@ def _prefixes(best: Path, filters: Any, cap: int, count: int, ours: Cost) -> dic
     return {"best of 16": cost, "cheapest fixed n": chosen or cost, "outcomes": outcomes}
 
 
+def _collect(cap: int, changes: dict[str, float]) -> AdaptiveCollect:
+    return AdaptiveCollect.model_validate({"strategy": "adaptive", "keep_per_problem": cap, **changes})
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="harvest.py")
@@ -341,16 +345,12 @@ def main() -> None:
     if options.teacher:
         with tempfile.TemporaryDirectory() as folder:
             for model in ("teacher", "base"):
-                rows += real(Path(options.teacher), model, options.problems, Path(folder))
+                rows += real(Path(options.teacher), model, options.problems, Path(folder), changes)
     else:
         for name, world in worlds().items():
             for cap in CAPS:
-                collect = AdaptiveCollect.model_validate(
-                    {"strategy": "adaptive", "keep_per_problem": cap, **changes}
-                )
-                rows.append(
-                    show(name, cap, simulate(world, cap, 3 if options.quick else options.seeds, collect))
-                )
+                seeds = 3 if options.quick else options.seeds
+                rows.append(show(name, cap, simulate(world, cap, seeds, _collect(cap, changes))))
     if options.json:
         print("\n".join(json.dumps(row) for row in rows))
 
