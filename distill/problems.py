@@ -59,9 +59,10 @@ def load_problems(
     assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
     kept: dict[str, Problem] = {}
     repeated = contradicting = 0
+    lacking = isinstance(source, ProblemSource) and source.agreement is not None
     for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path"), start=1):
         reader = RowReader(key, number, adapt(row) if adapt else row, source.fields)
-        problem = reader.problem(name, source.kind)
+        problem = reader.problem(name, source.kind, lacking=lacking)
         first = kept.setdefault(problem.id, problem)
         if first is problem:
             if len(kept) == source.limit:
@@ -212,7 +213,8 @@ class RowReader:
             self.refuse(ours, column, f"its `{column}` holds no {mark}", "mend the row, or map another field")
         return taken
 
-    def problem(self, source: str, kind: Kind) -> Problem:
+    def problem(self, source: str, kind: Kind, lacking: bool = False) -> Problem:
+        """``lacking``: it may have no reference."""
         text = self.value("problem")
         if not isinstance(text, str) or not text.strip():
             self.missing("problem", text)
@@ -220,7 +222,7 @@ class RowReader:
         if kind == "code":
             tests = self._tests()
         else:
-            reference = self._reference(required=kind != "open")
+            reference = self._reference(required=kind != "open" and not lacking)
         if kind == "choice":
             text, reference = self._choice(text, reference)
         given_id = self.value("id")

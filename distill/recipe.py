@@ -19,8 +19,10 @@ from distill.recipe_parts import (
     Collect,
     Engine,
     Filters,
+    FixedCollect,
     Hardware,
     Kl,
+    LocalEngine,
     Lora,
     Memory,
     ModelSource,
@@ -40,6 +42,7 @@ from distill.recipe_types import (
     Name,
     Positive,
     Section,
+    Shard,
     Whole,
 )
 
@@ -96,13 +99,16 @@ class GrpoStage(Section):
     clip: Clip = Clip()
     kl: Kl = Kl()
     reference: Reference = Reference()
-    engine: Engine = Engine()
+    engine: LocalEngine = LocalEngine()
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 50
 
 
 class SampleStage(Section):
-    """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept."""
+    """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept.
+
+    ``shard: 3/16`` takes the third of sixteen parts of the problems, cut by the hashes of their ids.
+    """
 
     name: Name
     kind: Literal["sample"]
@@ -110,9 +116,10 @@ class SampleStage(Section):
     problems: str
     makes: Name
     sampling: Sampling = Sampling()
-    collect: Collect = Collect()
+    collect: Collect = FixedCollect()
     filters: Filters = Filters()
-    engine: Engine = Engine()
+    engine: Engine = LocalEngine()
+    shard: Shard | None = None
 
 
 class EvalStage(Section):
@@ -124,7 +131,7 @@ class EvalStage(Section):
     suites: Annotated[list[str], Field(min_length=1)]
     samples: Count | None = None
     sampling: Sampling | None = None
-    engine: Engine = Engine()
+    engine: Engine = LocalEngine()
 
 
 class CompareStage(Section):
@@ -150,6 +157,14 @@ class Recipe(Section):
     hardware: Hardware | None = None
     stages: Annotated[list[Annotated[Stage, Field(discriminator="kind")]], Field(min_length=1)]
 
+    @property
+    def hourly(self) -> float | None:
+        """The price of an hour of all GPUs, where the recipe tells it."""
+        machine = self.hardware
+        if machine is None or machine.hourly is None:
+            return None
+        return machine.hourly * machine.gpus * machine.nodes
+
     def stage(self, name: str) -> Stage:
         """The stage of that name.
 
@@ -174,6 +189,25 @@ class Recipe(Section):
         while isinstance(maker := self.maker(model), SftStage | GrpoStage):
             model = maker.model
         return model
+
+    def engines(self, source: str) -> set[str]:
+        """What runs a model of the ``models:`` section or one made from it: ``training``, or an engine's kind."""
+        found: set[str] = set()
+        for stage in self.stages:
+            match stage:
+                case SftStage():
+                    used, by = [stage.model], {"training"}
+                case GrpoStage():
+                    used, by = [stage.model], {"training", stage.engine.kind}
+                case SampleStage():
+                    used, by = [stage.model], {stage.engine.kind}
+                case EvalStage():
+                    used, by = stage.models, {stage.engine.kind}
+                case _:
+                    continue
+            if source in map(self.source_model, used):
+                found |= by
+        return found
 
     def role(self, model: str) -> Role:
         """The role of a model, made or given."""

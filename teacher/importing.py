@@ -17,7 +17,8 @@ from distill.records import Kind, Problem, Trace
 from distill.runs import Progress
 from distill.traces import FIELDS, read_foreign
 from distill.verify import Response, check_many
-from teacher.filters import measure
+from teacher.contamination import Suites
+from teacher.measures import measure
 from teacher.trace_set import TRACES, write_trace_set
 
 _VERIFIED_AT_ONCE = 256  # enough programs to keep every core busy
@@ -32,6 +33,7 @@ def import_traces(
     filters: Filters,
     limit: int | None = None,
     split: str = "train",
+    suites: Suites | None = None,
 ) -> dict[str, Any]:
     """Read a JSONL or Parquet file or a hub data set, verify and filter each row, and write the trace set.
 
@@ -45,6 +47,7 @@ def import_traces(
         kind: of rows that name none.
         limit: only the first so many rows.
         split: of a hub data set.
+        suites: the passages of the suites that ``filters.decontaminate`` names.
 
     Returns:
         The funnel, which may have kept nothing.
@@ -71,13 +74,13 @@ def import_traces(
         rows, tokens = rows + 1, tokens + trace.tokens
     if not rows:
         raise UserError(path, None, "holds no rows", "give a file with one response a line")
-    if filters.max_tokens is not None and not tokens:
+    if filters.tokens is not None and not tokens:
         reason, remedy = "the rows do not count their tokens", "map the column: --map tokens=COLUMN"
-        raise UserError("filters.max_tokens", filters.max_tokens, reason, remedy)
+        raise UserError("filters.tokens", str(filters.tokens), reason, remedy)
     mapped = ", ".join(f"{ours}={_spelled(theirs)}" for ours, theirs in source.fields.items())
     facts = {"imported from": Path(path).name, "fields": mapped or "as they are", "rows": f"{rows:,}"}
     with new_folder(out), Progress(f"import {name}", total=rows, unit="trace") as progress:
-        return write_trace_set(out, _verified(read(), progress), filters, None, facts)
+        return write_trace_set(out, _verified(read(), progress), filters, None, facts, suites=suites)
 
 
 def _spelled(theirs: str | Taken) -> str:

@@ -192,7 +192,7 @@ def test_programs_are_run(tmp_path: Path) -> None:
         ([row(), {"question": "1+1", "said": RIGHT}], Filters(), "row 2"),
         ([row(), row(gold="")], Filters(), "row 2: has no reference"),
         ([], Filters(), "holds no rows"),
-        ([row()], Filters(max_tokens=9), "do not count their tokens"),
+        ([row()], Filters(tokens={"max": 9}), "do not count their tokens"),
     ],
 )
 def test_a_refused_import_leaves_nothing(

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.errors import UserError
 from distill.recipe import Recipe, SampleStage
-from distill.recipe_parts import ProblemSource, TraceSource
+from distill.recipe_parts import ProblemSource, TraceSource, most_samples
 
 #: Rows of public data sets by name and split, as their pages state them.
 HUB_ROWS = {
@@ -78,7 +78,7 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
     """Traces of a set: of a file or folder here, of the built-in world, or what an earlier stage will keep."""
     maker = recipe.maker(name)
     if isinstance(maker, SampleStage):
-        kept = maker.collect.samples
+        kept = most_samples(maker.collect)
         if maker.collect.keep_per_problem is not None:
             kept = min(kept, maker.collect.keep_per_problem)
         problems = count_problems("problems", maker.problems, recipe.problems[maker.problems], assumed)
@@ -97,7 +97,8 @@ def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) 
     """Mean tokens of a set's responses: as assumed, but no more than what can be in it."""
     maker = recipe.maker(name)
     if isinstance(maker, SampleStage):
-        longest = min(longest, maker.sampling.max_tokens, maker.filters.max_tokens or longest)
+        kept_up_to = maker.filters.tokens.max if maker.filters.tokens else None
+        longest = min(longest, maker.sampling.max_tokens, kept_up_to or longest)
     return min(assumed.tokens_per_trace, longest)
 
 
