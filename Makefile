@@ -13,7 +13,7 @@ test: .venv/.installed-test
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.installed-test
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

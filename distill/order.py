@@ -8,7 +8,8 @@ from typing import Any
 from distill.crew import launched
 from distill.errors import UserError
 from distill.inputs import Inputs
-from distill.recipe import CompareStage, GrpoStage, Recipe, SftStage, Stage
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import VllmEngine
 
 
 def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
@@ -32,13 +33,18 @@ def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set
 
 
 def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
-    """Refuse a fine-tuning on several nodes that nobody has started on all of them, or on more GPUs than are here.
+    """Refuse what this machine has no GPUs for or lacks vLLM for, or a fine-tuning on nodes that nobody started it on.
 
     A machine without any GPU is no reason: a recipe for eight may be tried on a CPU, in one process.
 
     Raises:
         UserError.
     """
+    for stage in due:
+        if isinstance(stage, SampleStage | EvalStage) and isinstance(stage.engine, VllmEngine):
+            from distill.generate import vllm_engine
+
+            vllm_engine.check_vllm(f"stages.{stage.name}.engine", stage.engine)
     hardware = recipe.hardware
     if hardware is None or launched() or not any(isinstance(stage, SftStage) for stage in due):
         return

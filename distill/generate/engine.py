@@ -37,6 +37,8 @@ class Request:
 #: Told the ids that a row has so far, now and then; True ends the row there (``abort``). It must be a function of the
 #: ids alone, and engines must ask at the same lengths always, or a restart would cut elsewhere.
 Runaway = Callable[[Sequence[int]], bool]
+#: Those lengths: its multiples, of rows that go on.
+ASK_EVERY = 256
 
 
 class Engine(Protocol):

@@ -21,15 +21,13 @@ import torch
 from distill.device import Device
 from distill.errors import RunFailed
 from distill.generate.batch import Batch, PromptCache, Row, read_ahead
-from distill.generate.engine import Request, Runaway
+from distill.generate.engine import ASK_EVERY, Request, Runaway
 from distill.models import LoadedModel
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason
 
 #: Steps between two hand-overs of what ended; as many uniform numbers are drawn at once for each row.
 _BLOCK = 64
-#: Tokens between two questions whether a row has run away.
-_ASK_EVERY = 256
 #: A call takes so many times ``max_rows`` requests: more keep the batch full for longer, and a kill costs more.
 _BATCHES_TOGETHER = 4
 
@@ -152,7 +150,7 @@ class _Work:
                 finish = FinishReason.STOP
             elif tokens == self.sampling.max_tokens:
                 finish = FinishReason.LENGTH
-            elif self.runaway and tokens % _ASK_EVERY == 0 and self.runaway(batch.ids(place)):
+            elif self.runaway and tokens % ASK_EVERY == 0 and self.runaway(batch.ids(place)):
                 finish = FinishReason.ABORT
             else:
                 self._look_at(row)
@@ -171,7 +169,7 @@ class _Work:
         tokens = self.step - row.born
         left = self.sampling.max_tokens - tokens
         if self.runaway:
-            left = min(left, _ASK_EVERY - tokens % _ASK_EVERY)
+            left = min(left, ASK_EVERY - tokens % ASK_EVERY)
         self.next_look = (
             min(self.next_look, self.step + left) if self.next_look > self.step else self.step + left
         )
