@@ -84,11 +84,15 @@ def requests_of(loaded: LoadedModel, samples: int = 4, chat: ChatFormat | None =
     return list(build_requests(PROBLEMS, samples, chat or loaded.chat, run_seed=0))
 
 
-def generate(engine: Any, requests: list[Request], sampling: Sampling, runaway: Any = None) -> list[Completion]:
+def generate(
+    engine: Any, requests: list[Request], sampling: Sampling, runaway: Any = None
+) -> list[Completion]:
     return in_order(requests, engine.generate(requests, sampling, runaway))
 
 
-def locally(loaded: LoadedModel, requests: list[Request], sampling: Sampling, **more: Any) -> list[Completion]:
+def locally(
+    loaded: LoadedModel, requests: list[Request], sampling: Sampling, **more: Any
+) -> list[Completion]:
     return generate(LocalEngine(loaded, CPU, 64), requests, sampling, **more)
 
 
@@ -129,7 +133,9 @@ def test_logprobs_are_after_temperature_and_before_the_cut(
     requests = requests_of(loaded)
     found = generate(engine, requests, Sampling(temperature=temperature, top_p=top_p, max_tokens=50))
     for request, completion in zip(requests, found, strict=True):
-        assert completion.logprobs == pytest.approx(scored(loaded, request, completion, temperature), abs=1e-4)
+        assert completion.logprobs == pytest.approx(
+            scored(loaded, request, completion, temperature), abs=1e-4
+        )
     assert len({completion.text for completion in found}) > len(found) / 2
 
 
@@ -155,7 +161,9 @@ def test_why_it_ended(engine: VllmEngine, loaded: LoadedModel) -> None:
     assert ended_by - {loaded.chat.eos_id}, "a stop token besides the EOS ends a completion"
 
 
-def test_a_stop_token_that_is_not_ours_ends_nothing(folder: Path, loaded: LoadedModel, engine: VllmEngine) -> None:
+def test_a_stop_token_that_is_not_ours_ends_nothing(
+    folder: Path, loaded: LoadedModel, engine: VllmEngine
+) -> None:
     """The folder's generation config holds all stop tokens; a chat format with the EOS alone overrules it."""
     chat = ChatFormat("tiny", loaded.chat.tokenizer, loaded.chat.tags)
     requests = requests_of(loaded, 1)
@@ -246,7 +254,7 @@ def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded:
 
     def watched(copy: Any, message: Any) -> None:
         if isinstance(message, tuple) and message[0] == "add":
-            for number, prompt_ids, _ in message[1]:
+            for _, prompt_ids, _ in message[1]:
                 served.setdefault(str(prompt_ids), set()).add(copy.process.pid)
         hand_out(copy, message)
 

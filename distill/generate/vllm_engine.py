@@ -61,7 +61,9 @@ def check_vllm(key: str, settings: Settings) -> None:
         raise UserError(f"{key}.kind", "vllm", "vLLM is not installed", remedy)
     gpus, needed = len(_gpus()), settings.tensor_parallel * settings.data_parallel
     if gpus and needed > gpus:
-        reason = f"{settings.data_parallel} copies on {settings.tensor_parallel} GPUs each, and {gpus} are here"
+        reason = (
+            f"{settings.data_parallel} copies on {settings.tensor_parallel} GPUs each, and {gpus} are here"
+        )
         raise UserError(key, f"{needed} GPUs", reason, "lower data_parallel or tensor_parallel")
     if not gpus and settings.tensor_parallel > 1:
         reason = "no GPU is here, and one copy of a model is not split over a CPU"
@@ -334,7 +336,9 @@ class VllmEngine:
         code = copy.process.returncode
         line = _cause(reason)
         if not line:
-            line = "it was killed (is there memory enough?)" if code == -signal.SIGKILL else f"exit code {code}"
+            line = (
+                "it was killed (is there memory enough?)" if code == -signal.SIGKILL else f"exit code {code}"
+            )
         short = any(word in line.lower() for word in ("memory", "kv cache"))
         told = f"vLLM {'is lost' if loaded else 'cannot load ' + self.model}: {line}\n  its own words: {log}"
         if short:

@@ -30,7 +30,7 @@ class _LogSoftmax(LogitsProcessor):
 
 
 class BeforeTemperature(_LogSoftmax):
-    """All that a greedy row passes: vLLM then takes its most likely token, at temperature 1 as the local engine does."""
+    """All that a greedy row passes: vLLM then takes its most likely token, at temperature 1 like the local engine."""
 
     def is_argmax_invariant(self) -> bool:
         """It is, but vLLM skips those that say so where every row is greedy."""

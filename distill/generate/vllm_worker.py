@@ -3,7 +3,7 @@
 Run as a script by `vllm_engine`, with the number of an open socket. It ends when the socket does, so a parent that was
 killed leaves nothing behind. Messages are pickled tuples:
 
-to it        settings of ``vllm.LLM`` (the first message) | ("add", [(number, prompt ids, sampling)]) | ("drop", numbers)
+to it        settings of ``vllm.LLM``, first; then ("add", [(number, prompt ids, sampling)]) | ("drop", numbers)
 from it      ("ready", rows) | ("more", [(number, ids, logprobs, finish or None)]) | ("failed", what went wrong)
 """
 
