@@ -48,7 +48,8 @@ def start(server: FakeServer, tmp_path: Path) -> Start:
     """Starts a harvest in a process of its own."""
     problems = tmp_path / "problems.jsonl"
     rows = (
-        {"id": f"p{n}", "problem": f"What is {n} + {7 * n}?", "reference": str(8 * n)} for n in range(PROBLEMS)
+        {"id": f"p{n}", "problem": f"What is {n} + {7 * n}?", "reference": str(8 * n)}
+        for n in range(PROBLEMS)
     )
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

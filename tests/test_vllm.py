@@ -366,7 +366,7 @@ def test_a_harvest_from_the_command_line_twice(
 
 def test_a_killed_command_leaves_no_process(folder: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     script = (
-        "import sys; from distill.generate.vllm_engine import _launch, _environment; "
+        "import sys; from distill.generate.vllm_copies import launch, environment; "
         "c = _launch(_environment([], 1)); print(c.process.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
