@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from distill.conversations import said_by
 from distill.errors import UserError
 from distill.recipe_parts import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
@@ -207,6 +208,8 @@ class RowReader:
         value = self.row[column]
         if not isinstance(theirs, Taken) or value is None:
             return value
+        if theirs.extract == "user" or theirs.extract == "assistant":
+            return said_by(value, theirs.extract)
         taken = last_boxed(str(value)) if theirs.extract == "boxed" else after_hashes(str(value))
         if taken is None:
             mark = "\\boxed{}" if theirs.extract == "boxed" else "####"

@@ -63,10 +63,14 @@ class ModelSource(Section):
 
 
 class Taken(Section):
-    """Our field taken out of a longer one of the source: the last ``\\boxed{}`` or what follows ``####``."""
+    """Our field taken out of a longer one of the source.
+
+    Out of a text: the last ``\\boxed{}``, or what follows ``####``. Out of a conversation (a list of turns): what its
+    ``user`` asks, or what its ``assistant`` says.
+    """
 
     from_: str = Field(alias="from")
-    extract: Literal["boxed", "hash"]
+    extract: Literal["boxed", "hash", "user", "assistant"]
 
 
 def _spelling(value: Any) -> str:
@@ -118,12 +122,19 @@ class WorldTraces(Section):
 
 
 class TraceSource(Section):
-    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world."""
+    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world.
+
+    ``each`` names columns of lists, side by side, whose places become rows; ``where`` the values that a row must have;
+    ``rewrite`` texts to replace in responses, in this order. See `trace_rows`.
+    """
 
     path: Place | None = None
     split: str = "train"
     world: WorldTraces | None = None
     fields: Fields = {}
+    each: list[str] = []
+    where: dict[str, bool | int | float | str] = {}
+    rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
 
 
 class SuiteSource(Section):
