@@ -137,6 +137,23 @@ class TraceSource(Section):
     rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
 
 
+class Portion(Section):
+    """So many traces of a set in each epoch, the same in each; ``repeat``: a set that has fewer gives some again."""
+
+    count: Count
+    repeat: bool = False
+
+
+def _amount(value: Any) -> str:
+    return "portion" if isinstance(value, dict | Portion) else "times"
+
+
+#: How much of a trace set an epoch sees: each trace so many times, or a number of traces.
+Amount = Annotated[
+    Annotated[Positive, Tag("times")] | Annotated[Portion, Tag("portion")], Discriminator(_amount)
+]
+
+
 class SuiteSource(Section):
     """An own suite, or a local copy of a known one (then only ``path`` and ``fields`` are needed)."""
 

@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
 from distill.conversations import COLUMNS, exchanges, is_conversation
 from distill.errors import UserError
 from distill.recipe_errors import explain
-from distill.recipe_parts import Taken, TraceSource
+from distill.recipe_parts import Fields, Taken, TraceSource
 from distill.records import Kind
 
 Row = dict[str, Any]
@@ -74,8 +74,8 @@ def with_known_map(source: TraceSource) -> TraceSource:
 
 def one_response_each(
     key: str, rows: Iterable[Row], source: TraceSource, left_out: Counter[str]
-) -> Iterator[tuple[int, Row, TraceSource]]:
-    """Each row with the number (from 1) of the one it is from, and the source with the fields that apply to it.
+) -> Iterator[tuple[int, Row, Fields]]:
+    """Each row with the number (from 1) of the one it is from, and with the fields that apply to it.
 
     Args:
         left_out: counts what is left out, by its reason.
@@ -87,8 +87,8 @@ def one_response_each(
     first = next(waiting, None)
     if first is None:
         return
-    source = _with_conversation(source, first)
-    talks = {theirs.from_ for theirs in source.fields.values() if _is_turn(theirs)}
+    fields = _with_conversation(source.fields, first)
+    talks = {theirs.from_ for theirs in fields.values() if _is_turn(theirs)}
     left = 0
     for number, whole in enumerate(chain([first], waiting), start=1):
         for row in _exploded(key, number, whole, source.each):
@@ -98,7 +98,7 @@ def one_response_each(
                 left_out["conversation of more than one exchange"] += 1
             else:
                 left += 1
-                yield number, row, source
+                yield number, row, fields
     if not left:
         told = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
         raise UserError(f"{key}.path", source.path, f"no response is left: {told}", "loosen `where`")
@@ -111,19 +111,19 @@ def rewritten(text: str, rewrite: dict[str, str]) -> str:
     return text
 
 
-def _is_turn(theirs: str | Taken) -> bool:
+def _is_turn(theirs: str | Taken) -> TypeGuard[Taken]:
     return isinstance(theirs, Taken) and theirs.extract in ("user", "assistant")
 
 
-def _with_conversation(source: TraceSource, first: Row) -> TraceSource:
+def _with_conversation(fields: Fields, first: Row) -> Fields:
     """A table without a response but with a conversation in each row is read from that."""
     column = next((name for name in COLUMNS if is_conversation(first.get(name))), None)
-    if column is None or "response" in source.fields or "response" in first:
-        return source
+    if column is None or "response" in fields or "response" in first:
+        return fields
     taken = {"response": Taken.model_validate({"from": column, "extract": "assistant"})}
-    if "problem" not in source.fields and "problem" not in first:
+    if "problem" not in fields and "problem" not in first:
         taken["problem"] = Taken.model_validate({"from": column, "extract": "user"})
-    return source.model_copy(update={"fields": {**source.fields, **taken}})
+    return {**fields, **taken}
 
 
 def _exploded(key: str, number: int, row: Row, each: list[str]) -> Iterator[Row]:

@@ -48,8 +48,8 @@ def load_traces(name: str, source: TraceSource, seed: int) -> list[Trace]:
     check_names(f"{key}.fields", source.fields, FIELDS)
     if source.world is not None:
         return make_traces(source.world, seed)
-    assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
     source = with_known_map(source)
+    assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
     own = Path(source.path).expanduser() / "traces.parquet"
     if own.exists() and not source.fields:
         return _kept(f"{key}.path", source.path, _read_ours(own))
@@ -100,10 +100,9 @@ def read_foreign(
     assert source.path is not None
     samples: Counter[str] = Counter()
     rows = read_rows(source.path, source.split, f"{key}.path")
-    for number, row, source in one_response_each(
-        key, rows, source, Counter() if left_out is None else left_out
-    ):
-        reader = RowReader(key, number, row, source.fields)
+    counted = Counter() if left_out is None else left_out
+    for number, row, fields in one_response_each(key, rows, source, counted):
+        reader = RowReader(key, number, row, fields)
         if is_message_row(row):
             yield _exported(reader)
             continue

@@ -1,4 +1,4 @@
-"""Maps: lists that become rows, conversations, wanted values, rewritten tags; public data sets, built here as they are."""
+"""Maps: lists become rows, conversations are taken apart, tags rewritten; public data sets, built here as they are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def openr1(folder: Path) -> Path:
     rows = [
         {
             "problem": "1+1", "solution": "It is $2$.", "answer": "2", "source": "olympiads", "uuid": "a",
-            "generations": [f"{THOUGHT}\\boxed{{2}}", f"{THOUGHT}\\boxed{{3}}", "<think>\none and", f"{THOUGHT}two: \\boxed{{2}}"],
+            "generations": [THOUGHT + end for end in ("\\boxed{2}", "\\boxed{3}", "<think>", "two: \\boxed{2}")],
             "is_reasoning_complete": [True, True, False, True],
             "correctness_math_verify": [True, False, True, True],
             "correctness_llama": None, "finish_reasons": None,
