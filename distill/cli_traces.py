@@ -1,4 +1,4 @@
-"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards."""
+"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards, publish."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
+from distill.export_traces import add_export_traces
 
 EXTRACTS = ("boxed", "hash", "user", "assistant")
 
 
 def add_traces(commands: Any, command: Any) -> None:
     """Add the command group ``traces``; ``command`` is how `distill.cli` adds one."""
-    group = commands.add_parser("traces", help="bring existing traces in, filter them anew, merge shards")
+    group = commands.add_parser("traces", help="import traces, filter them anew, merge shards, export")
     traces = group.add_subparsers(required=True, metavar="COMMAND")
     imports = command(traces, "import", _import, "verify and filter existing traces", recipe=None)
     imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
@@ -70,6 +71,7 @@ def add_traces(commands: Any, command: Any) -> None:
     merges = command(traces, "merge", _merge, "put the shards of a harvest together", recipe=None)
     merges.add_argument("folders", nargs="+", metavar="DIR", help="the trace set of each shard")
     merges.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    add_export_traces(traces, command)
     for sub in (imports, filters):
         sub.add_argument(
             "--set",

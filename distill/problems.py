@@ -168,8 +168,10 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
             rows = datasets.load_from_disk(str(folder))
         elif (folder / "dataset_dict.json").exists():
             rows = datasets.load_from_disk(str(folder))[split]
-        elif folder.is_dir():
-            rows = datasets.load_dataset(str(folder), split=split)
+        elif (
+            folder.is_dir()
+        ):  # streamed: the library's cache takes two folders of one name and form for the same
+            rows = datasets.load_dataset(str(folder), split=split, streaming=True)
         else:
             rows = datasets.load_dataset(hub_name, config or None, split=split)
     except (

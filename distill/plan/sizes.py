@@ -116,8 +116,10 @@ def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) 
 
 
 def _rows_here(path: str) -> int | None:
-    """Rows of a JSONL or Parquet file (of our own: the kept ones), or of a folder that holds traces.parquet."""
+    """Rows of a JSONL or Parquet file (of our own: the kept ones), of a trace set, or of one that was exported."""
     file = Path(path)
+    if file.is_dir() and (files := sorted(file.glob("data/train-*"))):
+        return sum(_rows_here(str(one)) or 0 for one in files)
     if file.is_dir():
         file = file / "traces.parquet"
     if not file.is_file():
