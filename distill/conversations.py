@@ -24,7 +24,9 @@ def turns(conversation: object) -> Iterator[tuple[str, Any]]:
 
 def is_conversation(value: object) -> bool:
     """Whether a column's value is a list of turns at all."""
-    return isinstance(value, list) and bool(value) and all(speaker for speaker, _ in turns(value))
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
 
 
 def said_by(conversation: object, speaker: Literal["user", "assistant"]) -> Any:
