@@ -79,6 +79,7 @@ def export_set(
             as it was then.
     """
     from teacher import exporting, set_card
+    from teacher.trace_set import CARD
 
     for flag, value in (("--file-mb", settings.file_mb), ("--samples", settings.samples)):
         if not 0 < value < float("inf"):
@@ -103,7 +104,7 @@ def export_set(
                 folder, waiting, push.partition("/")[2] if push else to.name, settings
             )
             if push:
-                card = waiting / exporting.CARD
+                card = waiting / CARD
                 card.write_text(set_card.published(card.read_text(encoding="utf-8"), push), encoding="utf-8")
                 address = publish(waiting, push, not public, "dataset")
             _take(waiting, to)

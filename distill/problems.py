@@ -168,12 +168,12 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
             rows = datasets.load_from_disk(str(folder))
         elif (folder / "dataset_dict.json").exists():
             rows = datasets.load_from_disk(str(folder))[split]
-        elif (
-            folder.is_dir()
-        ):  # streamed: the library's cache takes two folders of one name and form for the same
+        elif folder.is_dir():
+            # Streamed, as the library's cache takes two folders of one name and form for the same.
             rows = datasets.load_dataset(str(folder), split=split, streaming=True)
         else:
             rows = datasets.load_dataset(hub_name, config or None, split=split)
+        yield from rows
     except (
         Exception
     ) as error:  # datasets raises a dozen kinds: for names, splits, configurations, the network
@@ -182,7 +182,6 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
         raise UserError(
             key, path, reason, "check name and split, or give a local JSONL or Parquet file"
         ) from error
-    yield from rows
 
 
 # ------------------------------------------------------------------------------------ one row

@@ -57,7 +57,8 @@ def import_traces(
         UserError: ``out`` holds traces already, the source cannot be read or is empty, a row lacks what verifying it
             needs, or tokens are to be limited that the source does not count. Nothing has been written then.
     """
-    assert source.path is not None
+    path = source.path
+    assert path is not None
     if os.path.exists(out / TRACES):
         raise UserError("--out", str(out), "holds traces already", "give another folder, or remove it")
     check_place(out)
@@ -66,13 +67,13 @@ def import_traces(
     if limit is not None and limit < 1:
         raise UserError("--limit", limit, "reads no row", "give at least 1")
     check_names("--map", source.fields, FIELDS)
-    source, path, name = with_known_map(source), source.path, Path(source.path).stem
-    kind = kind or KNOWN_KINDS.get(Path(path).name, "math")
+    source, name = with_known_map(source), Path(path).stem
+    own_kind = kind or KNOWN_KINDS.get(Path(path).name, "math")
     left_out: Counter[str] = Counter()
 
     def read() -> Iterator[Trace]:
         left_out.clear()
-        found = read_foreign(path, name, source, kind=kind, to_verify=True, left_out=left_out)
+        found = read_foreign(path, name, source, kind=own_kind, to_verify=True, left_out=left_out)
         return islice(found, limit)
 
     rows = tokens = 0

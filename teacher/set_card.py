@@ -70,7 +70,8 @@ def origin_of(folder: Path, funnel: Mapping[str, Any], licence: str | None) -> O
         recipe, stage, manifest = found
         entries = [name for part in sources(recipe, stage.model) for name in part]
         paths = {name: recipe.models[name].path for name in entries}
-        models = [hub_name(path) or (Path(path).name if path else name) for name, path in paths.items()]
+        # Those that are built at random are of nobody.
+        models = [hub_name(path) or Path(path).name for path in paths.values() if path is not None]
         if (hub := hub_name(paths.get(stage.model))) is not None:
             teachers[stage.model] = hub
         asked = recipe.problems[stage.problems]
@@ -191,7 +192,7 @@ def _facts(funnel: Mapping[str, Any], origin: Origin) -> dict[str, object]:
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items() if one is not None)
+        return ", ".join(f"{name} {_short(one)}" for name, one in value.items() if one is not None)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -47,9 +47,24 @@ def test_other_rows_are_none_of_ours() -> None:
 
 
 def test_both_spellings_of_a_conversation() -> None:
-    ours = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    theirs = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}, {"from": "human", "value": "more"}]
+    ours = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+    ]
+    theirs = [
+        {"from": "human", "value": "q"},
+        {"from": "gpt", "value": "a"},
+        {"from": "human", "value": "more"},
+    ]
     assert [said_by(ours, "user"), said_by(ours, "assistant"), exchanges(ours)] == ["q", "a", 1]
     assert [said_by(theirs, "user"), said_by(theirs, "assistant"), exchanges(theirs)] == ["q", "a", 2]
-    assert said_by([], "user") is None and said_by("text", "user") is None and said_by(None, "assistant") is None
-    assert is_conversation(ours) and not is_conversation([1]) and not is_conversation([]) and not is_conversation("x")
+    assert (
+        said_by([], "user") is None and said_by("text", "user") is None and said_by(None, "assistant") is None
+    )
+    assert (
+        is_conversation(ours)
+        and not is_conversation([1])
+        and not is_conversation([])
+        and not is_conversation("x")
+    )

@@ -199,3 +199,10 @@ def test_the_worlds_traces_take_no_map(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(raw))
     with pytest.raises(UserError, match="has no effect with `world`"):
         load_recipe(file)
+
+
+def test_a_folder_that_breaks_in_its_midst_is_told(tmp_path: Path) -> None:
+    place = openr1(tmp_path)
+    (place / "data" / "train-00001-of-00001.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match="datasets cannot load its split `train`"):
+        load_traces("openr1", TraceSource(path=str(place)), seed=0)

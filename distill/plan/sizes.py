@@ -89,9 +89,11 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
         return Counted(source.world.count * len(source.world.families))
     assert source.path is not None, f"traces.{name} has neither path nor world"
     if rows := _rows_here(source.path):
-        several = "which may hold several traces, or none that is wanted"
-        told = f"traces.{name}: {rows} rows, {several}" if source.each or source.where else None
-        return Counted(rows, told)
+        if not source.each and not source.where:
+            return Counted(rows)
+        return Counted(
+            rows, f"traces.{name}: {rows} rows, each of which may hold several traces or none that is wanted"
+        )
     return Counted(assumed.traces, f"traces.{name}: {assumed.traces} traces assumed (--traces)")
 
 
