@@ -18,6 +18,7 @@ from distill.conversations import said_by
 from distill.errors import UserError
 from distill.recipe_parts import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
+from distill.shards import open_parquet
 from distill.verify.marks import last_boxed
 from distill.world import make_problems
 
@@ -149,10 +150,9 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
 
 def _read_parquet(file: Path) -> Iterator[Row]:
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
+        with open_parquet(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from distill.errors import RunFailed, UserError
 from distill.messages import message_row, schema
 from distill.runs import Progress, write_text_atomic
+from distill.shards import open_parquet
 from teacher.samples import KEPT, Samples, samples_page
 from teacher.set_card import Exported, origin_of, set_card
 from teacher.trace_set import CARD, FUNNEL, LEDGER, TRACES, read_funnel
@@ -62,8 +63,6 @@ def check_set(folder: Path, settings: Settings) -> int:
     Raises:
         UserError: the folder holds no finished set, or nothing of it is to be written.
     """
-    import pyarrow.parquet as pq
-
     missing = [name for name in (TRACES, FUNNEL) if not (folder / name).is_file()]
     if missing:
         reason = f"holds no {missing[0]}"
@@ -71,7 +70,7 @@ def check_set(folder: Path, settings: Settings) -> int:
             "DIR", str(folder), reason, "give a trace set that a run, an import or a merge finished"
         )
     kept = read_funnel(folder)["kept"]["traces"]
-    with pq.ParquetFile(folder / TRACES) as file:
+    with open_parquet(folder / TRACES) as file:
         traces = int(file.metadata.num_rows) if settings.all else kept
     if not traces:
         raise UserError("DIR", str(folder), "no trace in it is kept", "give --all, or filter it anew")
@@ -119,10 +118,9 @@ def write_export(folder: Path, to: Path, name: str, settings: Settings) -> dict[
 
 def _batches(path: Path) -> Iterator[list[Row]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(batch_size=_ROWS):
                 yield batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
