@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.chat import ChatFormat
 from distill.errors import UserError
-from distill.generate.endpoint import Endpoint, Line, Refused, Trouble, parse_url
+from distill.generate.endpoint import Busy, Endpoint, Line, Refused, Trouble, parse_url
 from distill.generate.engine import ASK_EVERY, Request, Runaway
 from distill.generate.workers import Workers
 from distill.recipe_parts import Sampling
@@ -23,6 +23,7 @@ from distill.records import Completion, FinishReason
 _FINISH = {"stop": FinishReason.STOP, "eos": FinishReason.STOP, "length": FinishReason.LENGTH}
 #: Settings that vLLM would else take from the model's generation_config; other engines here have none of them.
 _PLAIN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+_PROBE = "What is 1 + 1?"
 
 
 def check_server(key: str, settings: Settings) -> None:
@@ -86,8 +87,17 @@ class ServerEngine:
         def put(request: Request, endpoint: Endpoint, line: Line) -> Completion:
             return self.complete(request, sampling, runaway, endpoint, line)
 
+        def healthy(endpoint: Endpoint, line: Line) -> bool:
+            prompt = self.chat.prompt(_PROBE)
+            probe = Request("", 0, prompt.ids, prompt.prefill, 0, _PROBE)
+            try:
+                self.complete(probe, sampling.model_copy(update={"max_tokens": 1}), None, endpoint, line)
+            except (Busy, Trouble, Refused):
+                return False
+            return True
+
         limits = self.settings.concurrency, self.settings.requests_per_minute
-        yield from Workers(self.endpoints, put, requests, *limits).completions()
+        yield from Workers(self.endpoints, put, healthy, requests, *limits).completions()
 
     # ------------------------------------------------------------------------------------------ one request
 

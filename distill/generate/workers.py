@@ -3,7 +3,7 @@
 A request is put again after a refusal for now (429, 503), an error of the server's, an answer that is broken, or none
 at all. An address that cannot be reached rests while the others go on. Two things end that: an answer that will be the
 same every time (a wrong key, an unknown model), and `PATIENCE` without an answer from anybody. A request that alone
-keeps failing while others are answered is given up: it ends as an error of the engine.
+keeps failing, while others are answered or a probe is, is given up: it ends as an error of the engine.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from distill.records import Completion, FinishReason
 PATIENCE = 600.0
 #: The same where all that comes is "not now" (429, 503): such a server lives, and what it works on may take long.
 PATIENCE_WITH_THE_BUSY = 3600.0
-#: Failures of one request, while others are answered, after which it is given up.
+#: Failures of one request after which it is given up, if nothing else fails.
 ATTEMPTS = 12
 _TOLD_EVERY = 30.0  # seconds
 
 #: Puts one request to one address; raises Busy, Trouble or Refused where no answer comes.
 Put = Callable[[Request, Endpoint, Line], Completion]
+#: Whether an address answers a request that can do it no harm.
+Healthy = Callable[[Endpoint, Line], bool]
 
 
 class Workers:
@@ -39,11 +41,12 @@ class Workers:
         self,
         endpoints: Sequence[Endpoint],
         put: Put,
+        healthy: Healthy,
         requests: Sequence[Request],
         concurrency: int,
         requests_per_minute: int | None,
     ) -> None:
-        self._endpoints, self._put, self._count = endpoints, put, len(requests)
+        self._endpoints, self._put, self._healthy, self._count = endpoints, put, healthy, len(requests)
         self._concurrency, self._limit = concurrency, requests_per_minute
         self._waiting = iter(requests)
         self._answers: queue.Queue[Completion | Exception] = queue.Queue(maxsize=concurrency)
@@ -77,7 +80,7 @@ class Workers:
             for line in list(self._lines):
                 line.close()  # also tells the servers to stop working for nobody
             if self._troubles:
-                parts = ", ".join(f"{what} ({times:,})" for what, times in self._troubles.most_common(5))
+                parts = ", ".join(f"{what} ({times:,})" for what, times in self._troubles.most_common(12))
                 _say(f"{self._troubles.total():,} requests had to be put again: {parts}")
 
     def _labour(self) -> None:
@@ -130,7 +133,7 @@ class Workers:
                     endpoint.busy(failure.seconds)
                     continue
                 failures += 1
-                if failures >= ATTEMPTS and self._answered > first:
+                if failures >= ATTEMPTS and (self._answered > first or self._healthy(endpoint, line)):
                     return _given_up(request, f"failed {failures} times, at last: {failure}")
                 self._sleep(wait_before(failures))
             else:
