@@ -77,7 +77,7 @@ def published(text: str, repository: str) -> str:
 
 
 def hub_name(path: str | None) -> str | None:
-    """The hub name that a recipe's ``path`` is, without a data set's configuration or revision; None for what is local."""
+    """The hub name that a recipe's ``path`` is, without configuration and revision of a data set; None: it is local."""
     if path is None or Path(path).exists():
         return None
     if Path(path).suffix in (".jsonl", ".json", ".parquet"):

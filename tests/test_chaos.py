@@ -243,7 +243,7 @@ def test_a_disk_that_is_full_at_any_moment_costs_nothing(
             assert commands.run(sample(recipe, tmp_path / "whole", fake.url)) == 0, commands.told
             arguments = sample(recipe, disk / "run", fake.url)
             for attempt in range(40):
-                room = int(8 * 1.3**attempt)
+                room = int(8 * 1.4**attempt)
                 before = (
                     ["mount", "-o", f"remount,size={room}k", "none", str(disk)] if full == "disk" else None
                 )
