@@ -77,12 +77,12 @@ def published(text: str, repository: str) -> str:
 
 
 def hub_name(path: str | None) -> str | None:
-    """The hub name that a recipe's ``path`` is, without a data set's configuration; None for what is local."""
+    """The hub name that a recipe's ``path`` is, without configuration and revision of a data set; None: it is local."""
     if path is None or Path(path).exists():
         return None
     if Path(path).suffix in (".jsonl", ".json", ".parquet"):
         return None  # a file that was there when it was read
-    found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?::[\w.-]+)?", path)
+    found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?::[\w.-]+)?(?:@[\w./-]+)?", path)
     return found[1] if found and not path.startswith((".", "~")) else None
 
 

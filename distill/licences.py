@@ -68,6 +68,7 @@ _FIXED = (
         _of_llama("3.3", "MIT by its authors, and of the Llama 3.3 weights in it the "),
     ),
     (r"Qwen/Qwen3-(0\.6|1\.7|4|8|14|32)B(-Base)?", _APACHE),
+    (r"Qwen/QwQ-32B", _APACHE),
 )
 _QWEN25 = re.compile(rf"Qwen/Qwen2\.5-(Math-|Coder-)?{_SIZE}(-Instruct)?")
 _META_LLAMA = re.compile(r"meta-llama/(Meta-)?Llama-(?P<version>3(\.[123])?)-\d+B(-Instruct)?")

@@ -110,7 +110,8 @@ def read_rows(path: str, split: str, key: str = "path") -> Iterator[Row]:
     """The rows of a JSONL or Parquet file, of a folder for `datasets`, or of a hub data set, one by one.
 
     Args:
-        path: ``NAME:CONFIG`` is one configuration of a hub data set (``openai/gsm8k:main``).
+        path: ``NAME:CONFIG`` is one configuration of a hub data set (``openai/gsm8k:main``); ``@REVISION`` behind it
+            takes the set as it was at a commit, tag or branch.
         split: of a folder or hub data set; a file has none.
         key: where the user wrote the path, for error messages.
 
@@ -162,7 +163,8 @@ def _read_parquet(file: Path) -> Iterator[Row]:
 def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row]:
     import datasets
 
-    hub_name, _, config = path.partition(":")
+    name, _, revision = path.partition("@")
+    hub_name, _, config = name.partition(":")
     try:
         if (folder / "dataset_info.json").exists():
             rows = datasets.load_from_disk(str(folder))
@@ -172,7 +174,7 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
             # Streamed, as the library's cache takes two folders of one name and form for the same.
             rows = datasets.load_dataset(str(folder), split=split, streaming=True)
         else:
-            rows = datasets.load_dataset(hub_name, config or None, split=split)
+            rows = datasets.load_dataset(hub_name, config or None, split=split, revision=revision or None)
         yield from rows
     except (
         Exception

@@ -92,7 +92,7 @@ class WorldProblems(Section):
 
 
 class ProblemSource(Section):
-    """Problems from a JSONL/Parquet file or a hub data set (``path``), or from the built-in world.
+    """Problems from a JSONL/Parquet file, a hub data set (``path``: NAME:CONFIG@REVISION), or the built-in world.
 
     ``instruction`` is what a model is told, with ``{problem}`` where the problem goes; traces keep the bare problem.
     ``agreement``: rows may lack a reference; a harvest takes the answer that more than this share of a problem's first

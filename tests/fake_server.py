@@ -49,8 +49,7 @@ class FakeServer:
         class Handler(_Handler):
             fake = self
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Listening(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -71,6 +70,14 @@ class FakeServer:
         found = left + right + wrong * (1 + chance[1] % 3)
         thought = f"{left} + {right} = {found}." + " so " * (chance[2] % 20)
         return thought.rstrip(), f"The answer is \\boxed{{{found}}}."
+
+
+class _Listening(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # connections that wait to be taken; else a busy machine refuses some
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that are killed are nothing to tell of."""
 
 
 class _Handler(BaseHTTPRequestHandler):

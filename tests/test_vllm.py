@@ -264,8 +264,8 @@ def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded:
     assert len(served) == len(PROBLEMS) and all(len(pids) == 1 for pids in served.values())
     assert len(set.union(*served.values())) == 2, "both have worked"
     processes = [copy.process for copy in pair._copies]
-    del pair  # as a stage that ends drops its engine
-    gc.collect()  # the watch above refers to what it watches
+    del pair, watched, hand_out  # as a stage that ends drops its engine
+    gc.collect()  # the watch and what it watched referred to each other
     assert all(process.poll() is not None for process in processes), "and their memory is free"
 
 

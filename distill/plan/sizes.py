@@ -15,6 +15,7 @@ from distill.recipe_parts import Portion, ProblemSource, TraceSource, most_sampl
 HUB_ROWS = {
     ("openai/gsm8k:main", "train"): 7473,
     ("openai/gsm8k:main", "test"): 1319,
+    ("agentica-org/DeepScaleR-Preview-Dataset", "train"): 40315,
     ("HuggingFaceH4/MATH-500", "test"): 500,
     ("HuggingFaceH4/aime_2024", "train"): 30,
     ("math-ai/aime25", "test"): 30,
@@ -66,7 +67,7 @@ def count_problems(section: str, name: str, source: ProblemSource, assumed: Assu
         counted = Counted(source.world.count * len(source.world.families))
     else:
         assert source.path is not None, f"{section}.{name} has neither path nor world"
-        rows = _rows_here(source.path) or HUB_ROWS.get((source.path, source.split))
+        rows = _rows_here(source.path) or HUB_ROWS.get((source.path.partition("@")[0], source.split))
         told = f"{section}.{name}: {assumed.problems} problems assumed (--problems)"
         counted = Counted(rows) if rows else Counted(assumed.problems, told)
     if source.limit is None or counted.rows < source.limit:
