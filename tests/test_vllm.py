@@ -246,12 +246,10 @@ def test_a_llama_with_another_context_and_base_of_its_positions(tmp_path: Path) 
     assert [one.token_ids for one in other] != [one.token_ids[:60] for one in found], "the base matters"
 
 
-def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded: LoadedModel) -> None:
-    requests = requests_of(loaded, 6)
-    drawn = Sampling(temperature=1, top_p=0.9, max_tokens=40)
-    pair = VllmEngine("tiny", folder, loaded.chat, Settings(kind="vllm", data_parallel=2), context=CONTEXT)
+def who_serves(engine: VllmEngine) -> dict[str, set[int]]:
+    """The processes that each prompt goes to, as it goes."""
     served: dict[str, set[int]] = {}
-    hand_out = pair._send
+    hand_out = engine._send
 
     def watched(copy: Any, message: Any) -> None:
         if isinstance(message, tuple) and message[0] == "add":
@@ -259,12 +257,20 @@ def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded:
                 served.setdefault(str(prompt_ids), set()).add(copy.process.pid)
         hand_out(copy, message)
 
-    pair._send = watched  # type: ignore[method-assign]
+    engine._send = watched  # type: ignore[method-assign]
+    return served
+
+
+def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded: LoadedModel) -> None:
+    requests = requests_of(loaded, 6)
+    drawn = Sampling(temperature=1, top_p=0.9, max_tokens=40)
+    pair = VllmEngine("tiny", folder, loaded.chat, Settings(kind="vllm", data_parallel=2), context=CONTEXT)
+    served = who_serves(pair)
     assert agree(generate(pair, requests, drawn), generate(engine, requests, drawn))
     assert len(served) == len(PROBLEMS) and all(len(pids) == 1 for pids in served.values())
     assert len(set.union(*served.values())) == 2, "both have worked"
     processes = [copy.process for copy in pair._copies]
-    del pair, watched, hand_out  # as a stage that ends drops its engine
+    del pair  # as a stage that ends drops its engine
     gc.collect()  # the watch and what it watched referred to each other
     assert all(process.poll() is not None for process in processes), "and their memory is free"
 
@@ -369,14 +375,14 @@ def test_a_harvest_from_the_command_line_twice(
 def test_merged_adapters_as_a_stage_saves_them_are_the_same_model_in_vllm(
     loaded: LoadedModel, folder: Path, tmp_path: Path
 ) -> None:
-    tuned = with_lora(load("tiny", folder, ModelSource(path=folder), CPU), Lora(rank=4), seed=0)
+    tuned = with_lora(load("tiny", folder, ModelSource(path=str(folder)), CPU), Lora(rank=4), seed=0)
     torch.manual_seed(2)
     with torch.no_grad():
         for name, parameter in tuned.model.named_parameters():
             if "lora_B" in name:  # zeros at the start
                 parameter.add_(torch.randn_like(parameter) * 0.3)
     save(tuned, tmp_path / "merged")
-    merged = load("tiny", tmp_path / "merged", ModelSource(path=tmp_path / "merged"), CPU)
+    merged = load("tiny", tmp_path / "merged", ModelSource(path=str(tmp_path / "merged")), CPU)
     requests, greedy = requests_of(merged, samples=1), Sampling(temperature=0, max_tokens=40)
     engine = VllmEngine("tiny", tmp_path / "merged", merged.chat, Settings(kind="vllm"), context=CONTEXT)
     found = generate(engine, requests, greedy)

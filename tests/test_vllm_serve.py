@@ -42,7 +42,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
         for parameter in loaded.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     save(loaded, folder)
-    return load("tiny", folder, ModelSource(path=folder), CPU)
+    return load("tiny", folder, ModelSource(path=str(folder)), CPU)
 
 
 @pytest.fixture(scope="module")
