@@ -92,7 +92,7 @@ class _Product(torch.autograd.Function):
         x_TI, weight_OI = ctx.saved_tensors
         to_x, to_weight, to_bias = ctx.needs_input_grad
         grad_TO = grad_TO.contiguous()
-        grad_x_TI = torch.empty_like(x_TI) if to_x else None
+        grad_x_TI = grad_TO.new_empty(len(grad_TO), weight_OI.shape[1]) if to_x else None
         grad_weight_OI = torch.zeros_like(weight_OI) if to_weight else None
         for here in _tiles(len(x_TI)):
             if grad_x_TI is not None:
