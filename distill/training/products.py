@@ -94,7 +94,7 @@ class _Product(torch.autograd.Function):
         grad_TO = grad_TO.contiguous()
         grad_x_TI = grad_TO.new_empty(len(grad_TO), weight_OI.shape[1]) if to_x else None
         grad_weight_OI = torch.zeros_like(weight_OI) if to_weight else None
-        for here in _tiles(len(x_TI)):
+        for here in _tiles(len(grad_TO)):
             if grad_x_TI is not None:
                 torch.mm(grad_TO[here], weight_OI, out=grad_x_TI[here])
             if grad_weight_OI is not None:
