@@ -44,7 +44,7 @@ def ask(
     most = _fit(max_tokens, known.context, len(prompt.ids))
     loaded = models.load(name, model, source, device)
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=most)
-    request = Request("question", 0, prompt.ids, prompt.prefill, seed)
+    request = Request("question", 0, prompt.ids, prompt.prefill, seed, question)
     (completion,) = LocalEngine(loaded, device, 1).generate([request], sampling)
     split = split_thought(completion.prefill + completion.text, (loaded.chat.tags, *KNOWN_TAGS))
     return {
@@ -52,7 +52,7 @@ def ask(
         "thought": split.thought.strip() if split.thought is not None else None,
         "answer": split.answer.strip() if split.answer is not None else None,
         "finish_reason": completion.finish_reason,
-        "tokens": len(completion.token_ids),
+        "tokens": completion.tokens,
     }
 
 

@@ -19,6 +19,7 @@ from distill.manifest import surroundings
 from distill.order import check_machine, check_order, upstream
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import Engine
 from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
 
 
@@ -158,10 +159,12 @@ class Chain:
             self._built.add(name)
         return folder
 
-    def _engine(self, loaded: Any, max_rows: int) -> Any:
-        from distill.generate.local import LocalEngine
+    def _engine(self, name: str, settings: Engine) -> tuple[Any, Any]:
+        """What generates with a model, and the model's chat format."""
+        from distill.generate.choice import choose
 
-        return LocalEngine(loaded, self.device, max_rows)
+        source = self.recipe.models[self.recipe.source_model(name)]
+        return choose(name, settings, source, self._place(name), lambda: (self._load(name), self.device))
 
     # ------------------------------------------------------------------------------------------ stages
 
@@ -225,9 +228,8 @@ class Chain:
         from distill.student.sft import fine_tune
 
         traces = {name: self._traces(name) for name in stage.traces}
-        harvests = [
-            maker for name in stage.traces if isinstance(maker := self.recipe.maker(name), SampleStage)
-        ]
+        makers = map(self.recipe.maker, stage.traces)
+        harvests = [maker for maker in makers if isinstance(maker, SampleStage)]
         mixture = mix(
             traces,
             stage.traces,
@@ -277,34 +279,37 @@ class Chain:
     def _sample(self, stage: SampleStage) -> dict[str, Any]:
         from teacher.harvest import harvest
 
-        loaded = self._load(stage.model)
+        engine, chat = self._engine(stage.model, stage.engine)
         return harvest(
-            stage=stage, engine=self._engine(loaded, stage.engine.max_rows), chat=loaded.chat,
-            problems=self.inputs.problems(stage.problems), instruction=self.inputs.instruction(stage.problems),
-            teacher_name=stage.model, folder=self.run.traces_folder(stage.makes), seed=self.recipe.seed,
-            chunk_rows=stage.engine.max_rows,
+            stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
+            instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model, seed=self.recipe.seed,
+            folder=self.run.traces_folder(stage.makes), suites=self.inputs.kept_out(stage.filters.decontaminate),
+            hourly=self.recipe.hourly, agreement=self.recipe.problems[stage.problems].agreement,
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:
-        from eval.runner import Examinee, evaluate
-
-        generated = 0
-        for model in stage.models:
-            loaded = self._load(model)
-            maker = self.recipe.maker(model)
-            print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
-            examinee = Examinee(model, self.recipe.role(model), loaded.parameters, print_)
-            for name in stage.suites:
-                suite = self.inputs.exam(stage.name, name)
-                summary = evaluate(
-                    examinee, suite, self.inputs.suite_problems(name), chat=loaded.chat,
-                    engine=self._engine(loaded, stage.engine.max_rows), folder=self.run.results_folder(model, name),
-                    seed=self.recipe.seed, chunk_rows=stage.engine.max_rows,
-                )  # fmt: skip
-                generated += summary["tokens"]
-                self.run.tick(stage.name)
+        generated = sum(self._examine(stage, model) for model in stage.models)
         self._refresh_cards(stage)
         return {"generated_tokens": generated, "trained_tokens": 0}
+
+    def _examine(self, stage: EvalStage, model: str) -> int:
+        """One model on every suite; returns its tokens. It is gone from memory before the next one comes."""
+        from distill import models
+        from eval.runner import Examinee, evaluate
+
+        engine, chat = self._engine(model, stage.engine)
+        maker = self.recipe.maker(model)
+        print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
+        parameters, generated = models.count_parameters(model, self._place(model)), 0
+        examinee = Examinee(model, self.recipe.role(model), parameters, print_)
+        for name in stage.suites:
+            summary = evaluate(
+                examinee, self.inputs.exam(stage.name, name), self.inputs.suite_problems(name), engine=engine,
+                chat=chat, folder=self.run.results_folder(model, name), seed=self.recipe.seed,
+            )  # fmt: skip
+            generated += summary["tokens"]
+            self.run.tick(stage.name)
+        return generated
 
     def _compare(self, stage: CompareStage) -> dict[str, Any]:
         from distill.report import write_report

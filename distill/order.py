@@ -8,7 +8,8 @@ from typing import Any
 from distill.crew import launched
 from distill.errors import UserError
 from distill.inputs import Inputs
-from distill.recipe import CompareStage, GrpoStage, Recipe, SftStage, Stage
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import ServerEngine, VllmEngine
 
 
 def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
@@ -32,13 +33,25 @@ def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set
 
 
 def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
-    """Refuse a fine-tuning on several nodes that nobody has started on all of them, or on more GPUs than are here.
+    """Refuse what this machine has no GPUs, vLLM or key for, or a fine-tuning on nodes that nobody started it on.
 
     A machine without any GPU is no reason: a recipe for eight may be tried on a CPU, in one process.
 
     Raises:
         UserError.
     """
+    for stage in due:
+        if not isinstance(stage, SampleStage | EvalStage):
+            continue
+        key = f"stages.{stage.name}.engine"
+        if isinstance(stage.engine, VllmEngine):
+            from distill.generate import vllm_engine
+
+            vllm_engine.check_vllm(key, stage.engine)
+        elif isinstance(stage.engine, ServerEngine):
+            from distill.generate import server
+
+            server.check_server(key, stage.engine)
     hardware = recipe.hardware
     if hardware is None or launched() or not any(isinstance(stage, SftStage) for stage in due):
         return

@@ -100,3 +100,16 @@ def check_belongs(path: Path, recipe: Recipe) -> None:
         raise UserError(
             "--out", str(path), f"holds the run of another recipe, {name!r}, not of {recipe.name!r}", REMEDY
         )
+    _check_shards(path, recipe, {stage["name"]: stage.get("shard") for stage in found.get("stages", [])})
+
+
+def _check_shards(path: Path, recipe: Recipe, found: dict[str, str | None]) -> None:
+    """A shard that is done must not make room for another one: both are wanted."""
+    for stage in recipe.stages:
+        if stage.kind != "sample" or not (path / "traces" / stage.makes).is_dir():
+            continue
+        held = found.get(stage.name)
+        if held != stage.shard:
+            reason = f"holds {f'shard {held}' if held else 'the whole'} of `{stage.makes}`"
+            remedy = "give each shard a folder of its own, and merge them with distill traces merge"
+            raise UserError("--out", str(path), reason, remedy)

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from distill.conversations import said_by
 from distill.errors import UserError
 from distill.recipe_parts import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
+from distill.shards import open_parquet
 from distill.verify.marks import last_boxed
 from distill.world import make_problems
 
@@ -59,9 +61,10 @@ def load_problems(
     assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
     kept: dict[str, Problem] = {}
     repeated = contradicting = 0
+    lacking = isinstance(source, ProblemSource) and source.agreement is not None
     for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path"), start=1):
         reader = RowReader(key, number, adapt(row) if adapt else row, source.fields)
-        problem = reader.problem(name, source.kind)
+        problem = reader.problem(name, source.kind, lacking=lacking)
         first = kept.setdefault(problem.id, problem)
         if first is problem:
             if len(kept) == source.limit:
@@ -107,7 +110,8 @@ def read_rows(path: str, split: str, key: str = "path") -> Iterator[Row]:
     """The rows of a JSONL or Parquet file, of a folder for `datasets`, or of a hub data set, one by one.
 
     Args:
-        path: ``NAME:CONFIG`` is one configuration of a hub data set (``openai/gsm8k:main``).
+        path: ``NAME:CONFIG`` is one configuration of a hub data set (``openai/gsm8k:main``); ``@REVISION`` behind it
+            takes the set as it was at a commit, tag or branch.
         split: of a folder or hub data set; a file has none.
         key: where the user wrote the path, for error messages.
 
@@ -147,10 +151,9 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
 
 def _read_parquet(file: Path) -> Iterator[Row]:
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
+        with open_parquet(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
@@ -160,16 +163,19 @@ def _read_parquet(file: Path) -> Iterator[Row]:
 def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row]:
     import datasets
 
-    hub_name, _, config = path.partition(":")
+    name, _, revision = path.partition("@")
+    hub_name, _, config = name.partition(":")
     try:
         if (folder / "dataset_info.json").exists():
             rows = datasets.load_from_disk(str(folder))
         elif (folder / "dataset_dict.json").exists():
             rows = datasets.load_from_disk(str(folder))[split]
         elif folder.is_dir():
-            rows = datasets.load_dataset(str(folder), split=split)
+            # Streamed, as the library's cache takes two folders of one name and form for the same.
+            rows = datasets.load_dataset(str(folder), split=split, streaming=True)
         else:
-            rows = datasets.load_dataset(hub_name, config or None, split=split)
+            rows = datasets.load_dataset(hub_name, config or None, split=split, revision=revision or None)
+        yield from rows
     except (
         Exception
     ) as error:  # datasets raises a dozen kinds: for names, splits, configurations, the network
@@ -178,7 +184,6 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
         raise UserError(
             key, path, reason, "check name and split, or give a local JSONL or Parquet file"
         ) from error
-    yield from rows
 
 
 # ------------------------------------------------------------------------------------ one row
@@ -206,13 +211,16 @@ class RowReader:
         value = self.row[column]
         if not isinstance(theirs, Taken) or value is None:
             return value
+        if theirs.extract == "user" or theirs.extract == "assistant":
+            return said_by(value, theirs.extract)
         taken = last_boxed(str(value)) if theirs.extract == "boxed" else after_hashes(str(value))
         if taken is None:
             mark = "\\boxed{}" if theirs.extract == "boxed" else "####"
             self.refuse(ours, column, f"its `{column}` holds no {mark}", "mend the row, or map another field")
         return taken
 
-    def problem(self, source: str, kind: Kind) -> Problem:
+    def problem(self, source: str, kind: Kind, lacking: bool = False) -> Problem:
+        """``lacking``: it may have no reference."""
         text = self.value("problem")
         if not isinstance(text, str) or not text.strip():
             self.missing("problem", text)
@@ -220,7 +228,7 @@ class RowReader:
         if kind == "code":
             tests = self._tests()
         else:
-            reference = self._reference(required=kind != "open")
+            reference = self._reference(required=kind != "open" and not lacking)
         if kind == "choice":
             text, reference = self._choice(text, reference)
         given_id = self.value("id")

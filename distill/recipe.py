@@ -15,12 +15,15 @@ from distill.errors import UserError
 from distill.recipe_parts import (
     DEFAULT_LENGTH,
     Advantage,
+    Amount,
     Clip,
     Collect,
     Engine,
     Filters,
+    FixedCollect,
     Hardware,
     Kl,
+    LocalEngine,
     Lora,
     Memory,
     ModelSource,
@@ -40,6 +43,7 @@ from distill.recipe_types import (
     Name,
     Positive,
     Section,
+    Shard,
     Whole,
 )
 
@@ -47,12 +51,15 @@ from distill.recipe_types import (
 
 
 class SftStage(Section):
-    """Supervised fine-tuning on traces; the loss counts the response only. ``batch_size`` is traces an update."""
+    """Supervised fine-tuning on traces; the loss counts the response only. ``batch_size`` is traces an update.
+
+    ``traces``: how often an epoch sees each trace of a set (``1``), or how many (``{count: 600000}``).
+    """
 
     name: Name
     kind: Literal["sft"]
     model: str
-    traces: Annotated[dict[str, Positive], Field(min_length=1)]
+    traces: Annotated[dict[str, Amount], Field(min_length=1)]
     makes: Name
     role: Role = "student"
     method: Literal["full", "lora", "qlora"] = "full"
@@ -96,13 +103,16 @@ class GrpoStage(Section):
     clip: Clip = Clip()
     kl: Kl = Kl()
     reference: Reference = Reference()
-    engine: Engine = Engine()
+    engine: LocalEngine = LocalEngine()
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 50
 
 
 class SampleStage(Section):
-    """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept."""
+    """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept.
+
+    ``shard: 3/16`` takes the third of sixteen parts of the problems, cut by the hashes of their ids.
+    """
 
     name: Name
     kind: Literal["sample"]
@@ -110,9 +120,10 @@ class SampleStage(Section):
     problems: str
     makes: Name
     sampling: Sampling = Sampling()
-    collect: Collect = Collect()
+    collect: Collect = FixedCollect()
     filters: Filters = Filters()
-    engine: Engine = Engine()
+    engine: Engine = LocalEngine()
+    shard: Shard | None = None
 
 
 class EvalStage(Section):
@@ -124,7 +135,7 @@ class EvalStage(Section):
     suites: Annotated[list[str], Field(min_length=1)]
     samples: Count | None = None
     sampling: Sampling | None = None
-    engine: Engine = Engine()
+    engine: Engine = LocalEngine()
 
 
 class CompareStage(Section):
@@ -150,6 +161,14 @@ class Recipe(Section):
     hardware: Hardware | None = None
     stages: Annotated[list[Annotated[Stage, Field(discriminator="kind")]], Field(min_length=1)]
 
+    @property
+    def hourly(self) -> float | None:
+        """The price of an hour of all GPUs, where the recipe tells it."""
+        machine = self.hardware
+        if machine is None or machine.hourly is None:
+            return None
+        return machine.hourly * machine.gpus * machine.nodes
+
     def stage(self, name: str) -> Stage:
         """The stage of that name.
 
@@ -174,6 +193,25 @@ class Recipe(Section):
         while isinstance(maker := self.maker(model), SftStage | GrpoStage):
             model = maker.model
         return model
+
+    def engines(self, source: str) -> set[str]:
+        """What runs a model of the ``models:`` section or one made from it: ``training``, or an engine's kind."""
+        found: set[str] = set()
+        for stage in self.stages:
+            match stage:
+                case SftStage():
+                    used, by = [stage.model], {"training"}
+                case GrpoStage():
+                    used, by = [stage.model], {"training", stage.engine.kind}
+                case SampleStage():
+                    used, by = [stage.model], {stage.engine.kind}
+                case EvalStage():
+                    used, by = stage.models, {stage.engine.kind}
+                case _:
+                    continue
+            if source in map(self.source_model, used):
+                found |= by
+        return found
 
     def role(self, model: str) -> Role:
         """The role of a model, made or given."""

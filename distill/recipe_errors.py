@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe_parts import AdaptiveCollect, FixedCollect, LocalEngine, ServerEngine, VllmEngine
 from distill.recipe_types import Section
 
 STAGE_KINDS: dict[str, type[Stage]] = {
@@ -20,6 +21,15 @@ STAGE_KINDS: dict[str, type[Stage]] = {
     "compare": CompareStage,
 }
 
+ENGINE_KINDS: dict[str, type[Section]] = {
+    "local": LocalEngine,
+    "vllm": VllmEngine,
+    "server": ServerEngine,
+}
+
+STRATEGIES: dict[str, type[Section]] = {"fixed": FixedCollect, "adaptive": AdaptiveCollect}
+_BRANCHES: dict[str, Any] = STAGE_KINDS | ENGINE_KINDS | STRATEGIES
+
 
 def unknown_name(key: str, value: object, what: str, name: str, known: list[str]) -> UserError:
     """There is no such ``what``, with the nearest of the known names."""
@@ -28,16 +38,16 @@ def unknown_name(key: str, value: object, what: str, name: str, known: list[str]
     return UserError(key, value, f"there is no {what} `{name}`", f"{hint}known: {', '.join(known) or 'none'}")
 
 
-def explain(error: ValidationError, raw: dict[str, Any]) -> UserError:
+def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = Recipe) -> UserError:
     """The first mistake in the recipe's own words, and how many keys more are wrong."""
-    problems = sorted(
-        error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"
-    )  # a typo explains a missing key
-    places = [_locate(problem["loc"], raw, problem["type"]) for problem in problems]
+    problems = sorted(error.errors(), key=_telling)
+    places = [_locate(problem["loc"], raw, problem["type"], root) for problem in problems]
     first, (key, kind) = problems[0], places[0]
     others = len({other for other, _ in places} - {key})
     more = f" ({others} more after this one)" if others else ""
     value = first["input"]
+    if key.endswith("engine.key"):
+        value = None  # somebody may have written the key itself, which is to stand in no log
     match first["type"]:
         case "extra_forbidden":
             known = [field.alias or name for name, field in _section(kind).model_fields.items()]
@@ -47,14 +57,24 @@ def explain(error: ValidationError, raw: dict[str, Any]) -> UserError:
         case "union_tag_not_found":
             return UserError(f"{key}.kind", None, f"is missing{more}", f"use {' | '.join(STAGE_KINDS)}")
         case "union_tag_invalid":
-            return unknown_name(
-                f"{key}.kind", value["kind"], "kind of stage", str(value["kind"]), list(STAGE_KINDS)
-            )
+            unions: dict[Any, Any] = {
+                "engine": ("kind", "engine", ENGINE_KINDS),
+                "collect": ("strategy", "strategy", STRATEGIES),
+            }
+            tag, what, kinds = unions.get(first["loc"][-1], ("kind", "kind of stage", STAGE_KINDS))
+            return unknown_name(f"{key}.{tag}", value[tag], what, str(value[tag]), list(kinds))
     # a union of plain types gives one error for each of them
     same = [problem for problem, place in zip(problems, places, strict=True) if place[0] == key]
     reasons = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in same)
     reason = ", or ".join(f"{reason[0].lower()}{reason[1:]}" for reason in reasons)
     return UserError(key, value, reason + more, _remedy(first))
+
+
+def _telling(problem: Any) -> int:
+    """The kind of a thing explains its unknown keys, and a typo a missing key."""
+    if problem["type"] == "literal_error" and problem["loc"][-1] == "kind":
+        return 0
+    return 1 if problem["type"] == "extra_forbidden" else 2
 
 
 def _remedy(problem: Any) -> str:
@@ -75,24 +95,28 @@ def _remedy(problem: Any) -> str:
         case "dict_type" | "model_type" | "model_attributes_type":
             return "write its keys, each with a value: {key: value}"
         case "value_error":  # the only ones are those of recipe_types
+            if problem["loc"][-1] == "shard":
+                return "write 3/16 for the third of sixteen shards"
             return "write a number, such as 64 or 1e-4"
         case "bool_type" | "bool_parsing":
             return "write true or false"
         case "too_short" | "string_too_short":
             return f"give {bounds[0]}"
         case "string_pattern_mismatch":
+            if problem["loc"][-1] == "key":
+                return "give the NAME of an environment variable that holds the API key"
             return "use letters, digits, '.', '_' and '-' only, a letter or digit first"
     if "expected" in context:
         return f"use {context['expected']}"
     return f"use {' and '.join(bounds)}" if bounds else "change the value"
 
 
-def _locate(loc: tuple[int | str, ...], raw: Any, error: str) -> tuple[str, Any]:
+def _locate(loc: tuple[int | str, ...], raw: Any, error: str, root: type[Section]) -> tuple[str, Any]:
     """The dotted key as a user would write it (stages by name), and the annotation of what its last part stands in."""
     parts: list[str] = []
     node: Any = raw
-    kind: Any = Recipe
-    around: Any = Recipe
+    kind: Any = root
+    around: Any = root
     for place, item in enumerate(loc):
         absent = error == "missing" and place == len(loc) - 1
         if isinstance(item, int) and isinstance(node, list):
@@ -103,7 +127,7 @@ def _locate(loc: tuple[int | str, ...], raw: Any, error: str) -> tuple[str, Any]
             parts.append(str(item))
             node = node.get(item)
         else:  # pydantic's own word for the branch of a union, no key of the user's
-            kind = STAGE_KINDS.get(str(item), kind)
+            kind = _BRANCHES.get(str(item), kind)
             around = kind if place == len(loc) - 1 else around
             continue
         around, kind = kind, _inside(kind, item)

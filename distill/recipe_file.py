@@ -17,8 +17,17 @@ from pydantic import ValidationError
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_errors import explain, unknown_name
-from distill.recipe_parts import Filters, ModelSource, ProblemSource, SuiteSource, TraceSource
-from distill.recipe_types import Section
+from distill.recipe_filters import LANGUAGE_CODES, Filters
+from distill.recipe_parts import (
+    AdaptiveCollect,
+    FixedCollect,
+    ModelSource,
+    ProblemSource,
+    SuiteSource,
+    TraceSource,
+    most_samples,
+)
+from distill.recipe_types import Count, Section
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -90,15 +99,63 @@ def parse_filters(flag: str, values: dict[str, str]) -> Filters:
     Raises:
         UserError: an unknown filter or an unusable value, named by the flag.
     """
-    for name in values:
-        if name not in Filters.model_fields:
-            raise unknown_name(flag, f"{name}={values[name]}", "filter", name, list(Filters.model_fields))
+    raw: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.partition(".")[0] not in Filters.model_fields:
+            raise unknown_name(flag, f"{name}={value}", "filter", name, list(Filters.model_fields))
+        override_key(raw, f"{name}={value}")
     try:
-        return Filters.model_validate(values)
+        filters = Filters.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise UserError(flag, f"{name}={values[name]}", first["msg"], "change the value") from None
+        name = next((name for name in values if name.startswith(str(first["loc"][0]))), "")
+        raise UserError(flag, f"{name}={values.get(name)}", first["msg"], "change the value") from None
+    check_filters(flag, filters)
+    return filters
+
+
+class FilterSettings(Section):
+    """What decides about a trace set outside a recipe."""
+
+    filters: Filters = Filters()
+    keep_per_problem: Count | None = None
+    suites: dict[str, SuiteSource] = {}
+
+
+def parse_filter_settings(raw: dict[str, Any]) -> FilterSettings:
+    """Settings of `distill traces` from plain data, with what ``--set`` changed.
+
+    Raises:
+        UserError: naming key, value, reason and remedy of the first mistake.
+    """
+    try:
+        settings = FilterSettings.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, raw, FilterSettings) from None
+    check_filters("filters", settings.filters)
+    return settings
+
+
+def check_filters(at: str, filters: Filters, samples: int | None = None) -> None:
+    """What one field of the filters says of another, of the languages known, and of the samples drawn.
+
+    Raises:
+        UserError: a window that nothing can pass, a language or number of samples that there is not.
+    """
+    if filters.language is not None and filters.language.target not in LANGUAGE_CODES:
+        raise unknown_name(
+            f"{at}.language.target",
+            filters.language.target,
+            "language",
+            filters.language.target,
+            LANGUAGE_CODES,
+        )
+    for name, window in (("tokens", filters.tokens), ("difficulty", filters.difficulty)):
+        if window and window.min is not None and window.max is not None and window.min > window.max:
+            raise UserError(f"{at}.{name}.min", window.min, f"is above max={window.max}", "swap them")
+    if filters.difficulty and samples is not None and filters.difficulty.first > samples:
+        reason = f"but a problem has only {samples} samples"
+        raise UserError(f"{at}.difficulty.first", filters.difficulty.first, reason, "lower it, or draw more")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -179,13 +236,14 @@ def _check_across(recipe: Recipe) -> None:
         _check_model(f"models.{name}", model)
     for name, problems in recipe.problems.items():
         _check_data(f"problems.{name}", problems)
+        _check_agreement(f"problems.{name}", problems)
     for name, traces in recipe.traces.items():
         _check_data(f"traces.{name}", traces)
     for name, suite in recipe.suites.items():
         _check_data(f"suites.{name}", suite)
     _check_names(recipe)
     for stage in recipe.stages:
-        _check_stage(f"stages.{stage.name}", stage)
+        _check_stage(f"stages.{stage.name}", stage, recipe.hourly)
 
 
 def _check_model(at: str, model: ModelSource) -> None:
@@ -215,12 +273,19 @@ def _check_model(at: str, model: ModelSource) -> None:
 def _check_data(at: str, source: ProblemSource | TraceSource | SuiteSource) -> None:
     if not isinstance(source, SuiteSource) or (source.path and source.world):
         _exactly_one(at, source, "path", "world")  # a suite may have neither: a known one with another limit
-    if source.world and source.fields:
-        raise UserError(f"{at}.fields", None, "has no effect with `world`", "drop it, or give a `path`")
+    for key in ("fields", "each", "where", "rewrite"):
+        if source.world and getattr(source, key, None):
+            raise UserError(f"{at}.{key}", None, "has no effect with `world`", "drop it, or give a `path`")
     instruction = None if isinstance(source, TraceSource) else source.instruction
     if instruction is not None and "{problem}" not in instruction:
         remedy = "write {problem} where the problem goes"
         raise UserError(f"{at}.instruction", instruction, "leaves the problem out", remedy)
+
+
+def _check_agreement(at: str, source: ProblemSource) -> None:
+    if source.agreement is not None and (source.kind != "math" or source.world):
+        reason = "has no effect but on problems of kind math from a file or hub data set"
+        raise UserError(f"{at}.agreement", source.agreement, reason, "drop it")
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -264,13 +329,16 @@ def _check_names(recipe: Recipe) -> None:
             _known(f"{at}.traces", stage.traces, "trace set (given, or made by an earlier stage)", traces)
         if isinstance(stage, GrpoStage | SampleStage):
             _known(f"{at}.problems", [stage.problems], "problem set", recipe.problems)
+        if isinstance(stage, GrpoStage) and recipe.problems[stage.problems].agreement is not None:
+            reason = "has problems without references, which reward nothing"
+            raise UserError(f"{at}.problems", stage.problems, reason, "train on others, or drop `agreement`")
         if isinstance(stage, SftStage | GrpoStage):
             models.add(stage.makes)
         if isinstance(stage, SampleStage):
             traces.add(stage.makes)
 
 
-def _check_stage(at: str, stage: Stage) -> None:
+def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
     match stage:
         case SftStage():
             if stage.lora and stage.method == "full":
@@ -290,15 +358,29 @@ def _check_stage(at: str, stage: Stage) -> None:
                 reason = f"is not whole rollouts of steps_per_rollout={stage.steps_per_rollout}"
                 raise UserError(f"{at}.steps", stage.steps, reason, "use a multiple")
         case SampleStage():
-            if stage.sampling.temperature == 0 and (samples := stage.collect.samples) > 1:
+            _check_collect(f"{at}.collect", stage.collect, hourly)
+            fixed = stage.collect.strategy == "fixed"
+            check_filters(f"{at}.filters", stage.filters, most_samples(stage.collect, at_first=True))
+            if stage.sampling.temperature == 0 and (samples := most_samples(stage.collect)) > 1:
                 reason = f"draws the same completion {samples} times"
-                raise UserError(
-                    f"{at}.sampling.temperature", 0.0, reason, "raise it, or use collect.samples=1"
-                )
+                remedy = f"raise it, or use collect.{'samples' if fixed else 'most'}=1"
+                raise UserError(f"{at}.sampling.temperature", 0.0, reason, remedy)
         case EvalStage():
             for key, names in (("models", stage.models), ("suites", stage.suites)):
                 if twice := [name for name in names if names.count(name) > 1]:
                     raise UserError(f"{at}.{key}", twice[0], "is listed twice", "list it once")
+
+
+def _check_collect(at: str, collect: FixedCollect | AdaptiveCollect, hourly: float | None) -> None:
+    if isinstance(collect, FixedCollect):
+        return
+    for name in ("first", "keep_per_problem"):
+        if (value := getattr(collect, name)) > collect.most:
+            raise UserError(f"{at}.{name}", value, f"is above most={collect.most}", "lower it, or raise most")
+    if collect.budget_cost is not None and not (collect.price or hourly):
+        reason = "nobody says what anything costs"
+        remedy = "give collect.price (of a million generated tokens) or hardware.hourly (of a GPU)"
+        raise UserError(f"{at}.budget_cost", collect.budget_cost, reason, remedy)
 
 
 def _known(key: str, names: Iterable[str], what: str, known: Iterable[str]) -> None:

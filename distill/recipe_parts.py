@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from distill.recipe_filters import Filters as Filters  # a part like those below, in a file of its own
 from distill.recipe_types import Count, Decay, NonNegative, Number, Place, Positive, Section, Share
 from distill.records import Kind
 
@@ -62,10 +63,14 @@ class ModelSource(Section):
 
 
 class Taken(Section):
-    """Our field taken out of a longer one of the source: the last ``\\boxed{}`` or what follows ``####``."""
+    """Our field taken out of a longer one of the source.
+
+    Out of a text: the last ``\\boxed{}``, or what follows ``####``. Out of a conversation (a list of turns): what its
+    ``user`` asks, or what its ``assistant`` says.
+    """
 
     from_: str = Field(alias="from")
-    extract: Literal["boxed", "hash"]
+    extract: Literal["boxed", "hash", "user", "assistant"]
 
 
 def _spelling(value: Any) -> str:
@@ -87,9 +92,11 @@ class WorldProblems(Section):
 
 
 class ProblemSource(Section):
-    """Problems from a JSONL/Parquet file or a hub data set (``path``), or from the built-in world.
+    """Problems from a JSONL/Parquet file, a hub data set (``path``: NAME:CONFIG@REVISION), or the built-in world.
 
     ``instruction`` is what a model is told, with ``{problem}`` where the problem goes; traces keep the bare problem.
+    ``agreement``: rows may lack a reference; a harvest takes the answer that more than this share of a problem's first
+    samples give.
     """
 
     path: Place | None = None
@@ -99,6 +106,7 @@ class ProblemSource(Section):
     fields: Fields = {}
     instruction: str | None = None
     limit: Count | None = None
+    agreement: Share | None = None
 
 
 class WorldTraces(Section):
@@ -114,12 +122,36 @@ class WorldTraces(Section):
 
 
 class TraceSource(Section):
-    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world."""
+    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world.
+
+    ``each`` names columns of lists, side by side, whose places become rows; ``where`` the values that a row must have;
+    ``rewrite`` texts to replace in responses, in this order. See `trace_rows`.
+    """
 
     path: Place | None = None
     split: str = "train"
     world: WorldTraces | None = None
     fields: Fields = {}
+    each: list[str] = []
+    where: dict[str, bool | int | float | str] = {}
+    rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
+
+
+class Portion(Section):
+    """So many traces of a set in each epoch, the same in each; ``repeat``: a set that has fewer gives some again."""
+
+    count: Count
+    repeat: bool = False
+
+
+def _amount(value: Any) -> str:
+    return "portion" if isinstance(value, dict | Portion) else "times"
+
+
+#: How much of a trace set an epoch sees: each trace so many times, or a number of traces.
+Amount = Annotated[
+    Annotated[Positive, Tag("times")] | Annotated[Portion, Tag("portion")], Discriminator(_amount)
+]
 
 
 class SuiteSource(Section):
@@ -157,11 +189,61 @@ class Sampling(Section):
     max_tokens: Count = DEFAULT_LENGTH
 
 
-class Engine(Section):
-    """What generates: ``local`` is plain torch on the device found. ``max_rows`` completions run side by side."""
+class LocalEngine(Section):
+    """Plain torch in this process, on the device found. ``max_rows`` completions run side by side."""
 
     kind: Literal["local"] = "local"
     max_rows: Count = 256
+
+
+class VllmEngine(Section):
+    """vLLM in this process: ``data_parallel`` copies of the model, each split over ``tensor_parallel`` GPUs.
+
+    ``memory`` is the share of a GPU's memory that it takes. ``max_length`` counts tokens of prompt and completion
+    (None: as many as the model reads); a smaller one leaves room for more rows.
+    """
+
+    kind: Literal["vllm"]
+    tensor_parallel: Count = 1
+    data_parallel: Count = 1
+    memory: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    max_length: Count | None = None
+
+
+class ServerEngine(Section):
+    """OpenAI-compatible endpoints that serve the model; requests are spread over all ``urls``.
+
+    ``served`` is the model's name there (None: the only one that the endpoint lists). ``prompts``: token ids, or
+    messages that the endpoint puts into its own template. Of all requests ``concurrency`` are open at a time, and
+    ``requests_per_minute`` begin. After ``timeout`` seconds of silence a request is put again; an answer that is not
+    streamed is all silence until it is there. ``key`` is the NAME of the environment variable that holds the API key.
+    """
+
+    kind: Literal["server"]
+    urls: str | Annotated[list[str], Field(min_length=1)]
+    served: str | None = None
+    prompts: Literal["ids", "messages"] = "ids"
+    concurrency: Count = 64
+    requests_per_minute: Count | None = None
+    timeout: Positive = 1800.0
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
+#: Settings of a server that say how it is reached and not what it answers: changing them makes no stage due again.
+ENDPOINT = frozenset({"urls", "concurrency", "requests_per_minute", "timeout", "key"})
+
+
+def _engine_kind(value: Any) -> str:
+    return str(value.get("kind", "local") if isinstance(value, dict) else getattr(value, "kind", "local"))
+
+
+#: What generates. Without a kind it is ``local``.
+Engine = Annotated[
+    Annotated[LocalEngine, Tag("local")]
+    | Annotated[VllmEngine, Tag("vllm")]
+    | Annotated[ServerEngine, Tag("server")],
+    Discriminator(_engine_kind),
+]
 
 
 class Schedule(Section):
@@ -235,18 +317,57 @@ class Reference(Section):
     refresh_every: Count | None = None
 
 
-class Collect(Section):
-    """Fixed rejection sampling: ``samples`` completions of each problem, at most ``keep_per_problem`` kept."""
+class FixedCollect(Section):
+    """``samples`` completions of each problem, at most ``keep_per_problem`` kept (None: all that pass).
 
+    ``abort_runaway`` ends a completion that has fallen into a loop (see `loops.is_runaway`). ``price`` is money for a
+    million generated tokens.
+    """
+
+    strategy: Literal["fixed"] = "fixed"
     samples: Count = 8
     keep_per_problem: Count | None = None
+    abort_runaway: bool = True
+    price: NonNegative | None = None
 
 
-class Filters(Section):
-    """What a trace must pass to be kept, in the order in which the funnel shows them."""
+class AdaptiveCollect(Section):
+    """Rounds: ``first`` samples of every problem, then more where they are worth their tokens, ``most`` in all.
 
-    finished: bool = True
-    verified: bool = True
-    format: bool = True
-    max_tokens: Count | None = None
-    duplicates: bool = True
+    A further trace of a problem is worth ``worth`` times what a kept one has taken so far on average; a first one is
+    worth so much that no more than the share ``forgo`` of what ``most`` samples would cover is lost. A round asks for
+    each sample that will be needed with a chance of ``needed`` or more. Budgets are looked at between rounds:
+    ``budget_cost`` is money, by ``price`` or by the hours of the recipe's hardware.
+    """
+
+    strategy: Literal["adaptive"]
+    first: Count = 4
+    most: Count = 16
+    keep_per_problem: Count = 2
+    worth: Positive = 1.5
+    forgo: Share = 0.0075
+    needed: Annotated[Number, Field(gt=0, le=1)] = 0.9
+    budget_tokens: Positive | None = None
+    budget_hours: Positive | None = None
+    budget_cost: Positive | None = None
+    abort_runaway: bool = True
+    price: NonNegative | None = None
+
+
+def _strategy(value: Any) -> str:
+    fixed = "fixed"
+    return str(value.get("strategy", fixed) if isinstance(value, dict) else getattr(value, "strategy", fixed))
+
+
+#: How many samples each problem gets. Without a strategy it is ``fixed``.
+Collect = Annotated[
+    Annotated[FixedCollect, Tag("fixed")] | Annotated[AdaptiveCollect, Tag("adaptive")],
+    Discriminator(_strategy),
+]
+
+
+def most_samples(collect: FixedCollect | AdaptiveCollect, at_first: bool = False) -> int:
+    """How many samples a problem can get; ``at_first``: how many each gets whatever they are."""
+    if isinstance(collect, FixedCollect):
+        return collect.samples
+    return collect.first if at_first else collect.most

@@ -44,6 +44,17 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0)]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
+
+
+def _part(value: str) -> str:
+    number, slash, of = value.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ValueError("is no shard: NUMBER/OF, from 1/OF to OF/OF")
+    return f"{int(number)}/{int(of)}"
+
+
+#: ``3/16``: the third of sixteen parts.
+Shard = Annotated[str, AfterValidator(_part)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 

@@ -65,17 +65,20 @@ class Completion(_Row):
     """What an engine made of one request.
 
     ``text`` is the decoded generated ids with special tokens kept and the final EOS dropped; the text to judge is
-    ``prefill + text``. ``logprobs`` has one value for each of ``token_ids``, EOS included: natural log, after
-    temperature.
+    ``prefill + text``. ``tokens`` counts what was generated, EOS included. ``logprobs`` has one value for each of
+    ``token_ids``: natural log, after temperature; both are empty where an engine does not tell them. ``error`` says
+    why the engine could not complete the request (``finish_reason`` error).
     """
 
     problem_id: str
     sample_index: int
     text: str
     prefill: str = ""
-    token_ids: list[int]
-    logprobs: list[float]
+    tokens: int
+    token_ids: list[int] = []
+    logprobs: list[float] = []
     finish_reason: FinishReason
+    error: str = ""
     policy_version: int = 0
 
 
@@ -127,6 +130,13 @@ class Trace(_Row):
 def row_id(source: str, text: str) -> str:
     """The id of a row that brings none: its source and the first 16 hex digits of the SHA-256 of its text."""
     return f"{source}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def in_shard(problem_id: str, shard: str) -> bool:
+    """Whether a problem belongs to that part of all problems; ``3/16`` is the third of sixteen, by the id's hash."""
+    number, of = map(int, shard.split("/"))
+    digest = hashlib.sha256(problem_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % of == number - 1
 
 
 def sample_seed(run_seed: int, problem_id: str, sample_index: int) -> int:

@@ -1,6 +1,6 @@
-"""Rows on disk: JSONL shards that only grow while a stage runs, and the Parquet file that it leaves behind.
+"""Rows on disk: JSONL files that only grow while a stage runs, and the files that it leaves behind.
 
-A shard survives a kill at any byte. An append is one write, flushed to the disk; a torn last line is cut
+A growing file survives a kill at any byte. An append is one write, flushed to the disk; a torn last line is cut
 off by `repair` when the stage starts again; a broken line anywhere else is never skipped: it ends the
 run, with its place.
 """
@@ -23,6 +23,7 @@ from distill.records import Trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 
@@ -75,6 +76,12 @@ def append_rows(path: Path, rows: Iterable[BaseModel | Row]) -> None:
         os.fsync(file.fileno())
 
 
+def write_rows(path: Path, rows: Iterable[BaseModel | Row]) -> None:
+    """Write a finished file of rows, whole or not at all; they are read one at a time."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(map(_line, rows))
+
+
 def _line(row: BaseModel | Row) -> bytes:
     plain = row.model_dump(mode="json") if isinstance(row, BaseModel) else row
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
@@ -111,13 +118,6 @@ def repair(path: Path) -> int:
             keep = last if _parse(data[last:]) is None else size
         _cut(file.fileno(), size, keep)
     return size - keep
-
-
-def keep_first(path: Path, rows: int) -> None:
-    """Cut a shard down to its first ``rows`` rows."""
-    with path.open("rb+") as file:
-        keep = sum(len(line) for line in islice(file, rows))
-        _cut(file.fileno(), os.fstat(file.fileno()).st_size, keep)
 
 
 def _cut(handle: int, size: int, keep: int) -> None:
@@ -170,6 +170,16 @@ def write_parquet(path: Path, traces: Iterable[Trace]) -> int:
     return written
 
 
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file to be read a batch at a time.
+
+    Without pyarrow's buffering ahead, which keeps all that was read until the file is closed: 2.7 KB a trace.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, pre_buffer=False)
+
+
 def read_parquet(path: Path) -> Iterator[Trace]:
     """The traces of a file that `write_parquet` wrote, in their order.
 
@@ -177,10 +187,9 @@ def read_parquet(path: Path) -> Iterator[Trace]:
         RunFailed: the file is no Parquet file, or holds other columns.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
                 yield from (_from_columns(row) for row in batch.to_pylist())
     except (pa.ArrowInvalid, ValueError) as error:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distill.errors import UserError
-from distill.problems import Row, load_problems
+from distill.problems import Row, RowReader, load_problems, read_rows
 from distill.recipe_parts import Family, Fields, ProblemSource, Sampling, SuiteSource, Taken, WorldProblems
 from distill.records import Kind, Problem
 
@@ -30,7 +30,8 @@ CODE_INSTRUCTION = (
 class Suite:
     """One suite and its protocol; ``samples`` is k, the completions of each problem.
 
-    ``adapt`` turns a row of the suite's public data set into one with our field names.
+    ``adapt`` turns a row of the suite's public data set into one with our field names; ``solution`` is the column of
+    that data set with worked solutions, read where it is there, to keep them out of training texts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Suite:
     samples: int
     sampling: Sampling
     adapt: Callable[[Row], Row] | None = None
+    solution: str = "solution"
 
     @property
     def kind(self) -> Kind:
@@ -100,6 +102,23 @@ def load_suite(suite: Suite, seed: int) -> list[Problem]:
     return load_problems(suite.name, suite.source, seed, section="suites", adapt=suite.adapt)
 
 
+def load_solutions(suite: Suite) -> dict[str, str]:
+    """The worked solution of each problem whose row brings one, by the problem's id; empty for the built-in world.
+
+    Raises:
+        UserError: as `distill.problems.load_problems`.
+    """
+    source, found = suite.source, {}
+    if source.path is None:
+        return {}
+    for number, row in enumerate(read_rows(source.path, source.split, f"suites.{suite.name}.path"), start=1):
+        if isinstance(solution := row.get(suite.solution), str) and solution.strip():
+            adapted = suite.adapt(row) if suite.adapt else row
+            reader = RowReader(f"suites.{suite.name}", number, adapted, source.fields)
+            found[reader.problem(suite.name, source.kind).id] = solution
+    return found
+
+
 def _unknown(name: str, known: list[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`? " if near else ""
@@ -153,14 +172,16 @@ def _world(family: Family, kind: Kind) -> Suite:
     return Suite(family, ProblemSource(world=world, kind=kind), samples=4, sampling=_WORLD_SAMPLING)
 
 
-def _math(name: str, path: str, split: str, fields: Fields, samples: int) -> Suite:
+def _math(
+    name: str, path: str, split: str, fields: Fields, samples: int, solution: str = "solution"
+) -> Suite:
     source = ProblemSource(path=path, split=split, kind="math", fields=fields, instruction=MATH_INSTRUCTION)
-    return Suite(name, source, samples, _R1_SAMPLING)
+    return Suite(name, source, samples, _R1_SAMPLING, solution=solution)
 
 
-def _code(name: str, path: str, adapt: Callable[[Row], Row]) -> Suite:
+def _code(name: str, path: str, adapt: Callable[[Row], Row], solution: str) -> Suite:
     source = ProblemSource(path=path, split="test", kind="code", instruction=CODE_INSTRUCTION)
-    return Suite(name, source, samples=8, sampling=_R1_SAMPLING, adapt=adapt)
+    return Suite(name, source, samples=8, sampling=_R1_SAMPLING, adapt=adapt, solution=solution)
 
 
 KNOWN: dict[str, Suite] = {
@@ -168,11 +189,11 @@ KNOWN: dict[str, Suite] = {
     for suite in (
         _world("chains", "math"),
         _world("functions", "code"),
-        _math("gsm8k", "openai/gsm8k:main", "test", _GSM8K, samples=4),
+        _math("gsm8k", "openai/gsm8k:main", "test", _GSM8K, samples=4, solution="answer"),
         _math("math500", "HuggingFaceH4/MATH-500", "test", _MATH500, samples=16),
         _math("aime24", "HuggingFaceH4/aime_2024", "train", _REFERENCE, samples=64),
         _math("aime25", "math-ai/aime25", "test", _REFERENCE, samples=64),
-        _code("humaneval", "openai/openai_humaneval", adapt_humaneval),
-        _code("mbpp", "google-research-datasets/mbpp:sanitized", adapt_mbpp),
+        _code("humaneval", "openai/openai_humaneval", adapt_humaneval, "canonical_solution"),
+        _code("mbpp", "google-research-datasets/mbpp:sanitized", adapt_mbpp, "code"),
     )
 }

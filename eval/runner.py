@@ -1,8 +1,8 @@
 """One model on one suite: sample, grade, write every response down, and sum them up.
 
 Leaves in its folder: ``protocol.json`` (what these responses are answers to), ``responses.jsonl`` (one row
-for each sample, problem by problem) and ``summary.json``. A killed evaluation goes on at its last whole
-chunk.
+for each sample, problem by problem) and ``summary.json``; while it runs, a shard of the rows made so far. A killed
+evaluation makes the rows that the shard lacks.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 
 from distill.chat import KNOWN_TAGS, ChatFormat, is_well_formed
-from distill.generate.chunks import run_chunks
-from distill.generate.engine import Engine, Request, build_requests
+from distill.generate.engine import Engine, build_requests
+from distill.generate.stream import Shard, fill
 from distill.recipe_parts import Role
 from distill.records import Completion, FinishReason, Problem, Verdict
 from distill.runs import Progress, fingerprint, write_json_atomic
-from distill.shards import read_rows
+from distill.shards import read_rows, write_rows
 from distill.suites import Suite
 from distill.verify import Judgement, Response, check_many
 from eval.metrics import UNGRADED, cons_at_k, pass_at_1, pass_at_k
 from eval.statistics import score_interval, standard_error
+
+_SHARD = "shard-000.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,6 @@ def evaluate(
     chat: ChatFormat,
     folder: Path,
     seed: int,
-    chunk_rows: int,
 ) -> dict[str, Any]:
     """Run a model on a suite's problems (or on with what is missing), and return the summary that it writes.
 
@@ -58,23 +59,26 @@ def evaluate(
     Args:
         suite: its ``samples`` and ``sampling`` are what is used; see `Suite.with_protocol`.
         problems: of `load_suite`, with unique ids.
-        chunk_rows: samples between two writes; the same at each restart.
 
     Raises:
         RunFailed: a response file is broken in its middle.
     """
     protocol = _protocol(model, suite, problems, engine, chat, seed)
     _make_room(folder, protocol)
-    requests = build_requests(problems, suite.samples, chat, seed, suite.instruction)
     by_id = {problem.id: problem for problem in problems}
     assert len(by_id) == len(problems) > 0, "problems without or with repeated ids"
 
-    def make_rows(chunk: list[Request], completions: list[Completion]) -> list[dict[str, Any]]:
-        return grade([by_id[request.problem_id] for request in chunk], completions, chat)
+    def make_rows(completions: list[Completion]) -> list[dict[str, Any]]:
+        return grade([by_id[completion.problem_id] for completion in completions], completions, chat)
 
     responses = folder / "responses.jsonl"
-    with Progress(f"{model.name}: {suite.name}", total=len(requests), unit="sample") as progress:
-        run_chunks(requests, engine, suite.sampling, responses, make_rows, chunk_rows, progress)
+    if (folder / _SHARD).exists() or not responses.exists():
+        shard = Shard(folder / _SHARD, by_id, problem_key="id")
+        requests = build_requests(problems, suite.samples, chat, seed, suite.instruction)
+        with Progress(f"{model.name}: {suite.name}", total=len(requests), unit="sample") as progress:
+            fill(shard, requests, engine, suite.sampling, make_rows, progress)
+        write_rows(responses, shard.rows())
+        shard.remove()
     asked = {**suite.sampling.model_dump(), "instruction": suite.instruction, "seed": seed}
     asked["problems"] = protocol["problems"]
     heading = {"model": model.name, "role": model.role, "params": model.params}
@@ -108,7 +112,8 @@ def _row(
     problem = response.problem
     verdict, reason = judgement.verdict, judgement.reason
     if completion.finish_reason is FinishReason.ERROR:
-        verdict, reason = Verdict.ERROR, "the engine failed"  # says nothing about the model
+        told = completion.error or "the engine failed"
+        verdict, reason = Verdict.ERROR, told  # says nothing about the model
     return {
         "id": problem.id,
         "sample_index": completion.sample_index,
@@ -118,7 +123,7 @@ def _row(
         "tags": problem.tags,
         "prefill": completion.prefill,
         "completion": completion.text,
-        "tokens": len(completion.token_ids),
+        "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,
         "verdict": verdict,
         "extracted": judgement.extracted,
@@ -209,7 +214,9 @@ def _protocol(
 def _make_room(folder: Path, protocol: dict[str, Any]) -> None:
     """Leave in the folder only results of this protocol: two in one file would make one wrong number."""
     path = folder / "protocol.json"
-    found = [result for name in ("summary.json", "responses.jsonl") if (result := folder / name).exists()]
+    found = [
+        result for name in ("summary.json", "responses.jsonl", _SHARD) if (result := folder / name).exists()
+    ]
     there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if there == protocol:
         return

@@ -2,27 +2,33 @@
 
 While it runs, a shard of undecided traces grows in the folder; at the end the filters decide over all of them at once
 and the shard makes room for the finished set (see `trace_set`). A harvest that is killed at any moment goes on at its
-last whole chunk and ends with the same rows.
+rows that its shard lacks and ends with the same ones. How many samples a problem gets is fixed, or decided in rounds
+(see `rounds`); a harvest may be of one part of the problems (see `merge`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.chat import KNOWN_TAGS, ChatFormat
 from distill.errors import RunFailed
-from distill.generate.chunks import run_chunks
-from distill.generate.engine import Engine, Request, build_requests
+from distill.generate.engine import Engine, Requests
+from distill.generate.stream import Shard, fill
+from distill.loops import is_runaway
 from distill.recipe import SampleStage
-from distill.records import Completion, FinishReason, Problem, Trace, Verdict
+from distill.recipe_parts import FixedCollect, most_samples
+from distill.records import Completion, FinishReason, Problem, Trace, Verdict, in_shard, sample_seed
 from distill.runs import Progress
-from distill.shards import Row, read_rows
+from distill.shards import Row, write_rows
 from distill.verify import Response, check_many
-from teacher.filters import measure
-from teacher.trace_set import FUNNEL, TRACES, read_funnel, write_trace_set
+from teacher.agreement import Agreement
+from teacher.contamination import Suites
+from teacher.measures import measure
+from teacher.rounds import CLOCK, Collected, collect_in_rounds
+from teacher.trace_set import FUNNEL, PROBLEMS, TRACES, read_funnel, write_trace_set
 
 _SHARD = "shard-000.jsonl"
 _UNDECIDED = "undecided"  # the reason on rows of the shard, which nobody should take for kept ones
@@ -38,19 +44,23 @@ def harvest(
     teacher_name: str,
     folder: Path,
     seed: int,
-    chunk_rows: int,
+    suites: Suites | None = None,
+    hourly: float | None = None,
+    agreement: float | None = None,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
 
     Args:
-        stage: says how many samples, how they are drawn, and what is kept.
+        stage: says how many samples, how they are drawn, what is kept, and of which part of the problems.
         engine: generates with the teacher; ``chat`` is the teacher's.
         problems: with unique ids.
         instruction: what the teacher is told, with ``{problem}``; traces keep the bare problem.
         teacher_name: as the rows and the card call it.
         folder: of the trace set; what lies in it belongs to this very stage (the run folder sees to that).
         seed: the run's.
-        chunk_rows: samples between two writes; the same at each restart.
+        suites: the passages of the suites that the stage's filters name, for what is to be kept out.
+        hourly: money for an hour of all machines, for a budget of money.
+        agreement: the share of a problem's first samples whose answer stands for a missing reference.
 
     Returns:
         ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
@@ -59,39 +69,81 @@ def harvest(
         RunFailed: nothing is kept (the set is written all the same, for its reasons), or the shard is broken.
         UserError: programs are to be run and this machine cannot isolate them.
     """
-    shard = folder / _SHARD
-    if shard.exists() or not (folder / TRACES).exists():
-        by_id = {problem.id: problem for problem in problems}
-        assert len(by_id) == len(problems) > 0, "problems without or with repeated ids"
+    if (folder / _SHARD).exists() or not (folder / TRACES).exists():
+        own = [one for one in problems if stage.shard is None or in_shard(one.id, stage.shard)]
+        by_id = {problem.id: problem for problem in own}
+        assert len(by_id) == len(own) > 0, "problems without or with repeated ids"
         origin = {"teacher": teacher_name, "engine": engine.name, "sampling": stage.sampling.model_dump()}
 
-        def make_rows(chunk: list[Request], completions: list[Completion]) -> list[Row]:
-            asked = [by_id[request.problem_id] for request in chunk]
-            return _make_rows(chunk, completions, asked, chat, origin)
+        def make_rows(completions: list[Completion]) -> list[Row]:
+            asked = [by_id[completion.problem_id] for completion in completions]
+            return _make_rows(completions, asked, chat, seed, origin)
 
-        requests = build_requests(problems, stage.collect.samples, chat, seed, instruction)
-        with Progress(f"{stage.name}: harvest", total=len(requests), unit="sample") as progress:
-            run_chunks(requests, engine, stage.sampling, shard, make_rows, chunk_rows, progress)
-        facts = {
+        def draw(wanted: Sequence[tuple[Problem, range]], which: str) -> None:
+            requests = Requests(wanted, chat, seed, instruction)
+            runaway = is_runaway if stage.collect.abort_runaway else None
+            with Progress(f"{stage.name}: {which}", total=len(requests), unit="sample") as progress:
+                fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
+
+        shard = Shard(folder / _SHARD, by_id)
+        agreed = Agreement(agreement, most_samples(stage.collect, at_first=True), (chat.tags, *KNOWN_TAGS))
+        facts: dict[str, object] = {
             "teacher": teacher_name,
             "engine": engine.name,
             "problems": f"{stage.problems} ({len(problems):,})",
             "instruction": instruction or "none",
-            "samples per problem": stage.collect.samples,
-            "sampling": stage.sampling.model_dump_json(),
-            "seed": seed,
         }
-        traces = (Trace.model_validate(row) for row in read_rows(shard))
-        write_trace_set(folder, traces, stage.filters, stage.collect.keep_per_problem, facts)
-        shard.unlink()  # last: while it is there, a restart writes the set again
+        if isinstance(stage.collect, FixedCollect):
+            draw([(problem, range(stage.collect.samples)) for problem in own], "harvest")
+            found = Collected({"samples per problem": stage.collect.samples}, {}, [])
+        else:
+            found = collect_in_rounds(stage, own, shard, draw, suites, folder / CLOCK, hourly, agreed)
+        facts |= {**found.facts, "sampling": stage.sampling.model_dump_json(), "seed": seed}
+        _write(folder, stage, problems, own, agreed.judged(shard.rows()), found, facts, suites)
+        shard.remove()  # last: while it is there, a restart writes the set again
+    (folder / CLOCK).unlink(missing_ok=True)
     return _counts(folder)
 
 
+def _write(
+    folder: Path,
+    stage: SampleStage,
+    problems: Sequence[Problem],
+    own: Sequence[Problem],
+    traces: Iterable[Trace],
+    found: Collected,
+    facts: dict[str, object],
+    suites: Suites | None,
+) -> None:
+    """The finished set of ``own``, all or a part of the problems."""
+    more: dict[str, Any] = {"collection": found.summary} if found.summary else {}
+    if stage.shard is not None:
+        facts = {**facts, "shard": f"{stage.shard} ({len(own):,} problems)"}
+        more["shard"] = {"shard": stage.shard, "problems": len(own), "of_problems": len(problems)}
+    told = {row["id"]: row for row in found.problems}
+    write_trace_set(
+        folder, (_told(trace, told) for trace in traces), stage.filters, stage.collect.keep_per_problem, facts,
+        suites=suites, price=stage.collect.price, more=more,
+    )  # fmt: skip
+    if more:
+        place = {problem.id: number for number, problem in enumerate(problems)}
+        rows = ({**told.get(one.id, {}), "place": place[one.id], "id": one.id} for one in own)
+        write_rows(folder / PROBLEMS, rows)
+
+
+def _told(trace: Trace, told: dict[str, Row]) -> Trace:
+    """A trace with its problem's difficulty, where the rounds told it."""
+    rate = told.get(trace.problem_id, {}).get("first_pass_rate")
+    if rate is None:
+        return trace
+    return trace.model_copy(update={"measures": trace.measures | {"first_pass_rate": rate}})
+
+
 def _make_rows(
-    requests: Sequence[Request],
     completions: Sequence[Completion],
     problems: Sequence[Problem],
     chat: ChatFormat,
+    run_seed: int,
     origin: dict[str, Any],
 ) -> list[Row]:
     """The undecided trace of each completion, verified, as a row of the shard."""
@@ -101,18 +153,16 @@ def _make_rows(
     ]
     judgements = check_many(responses, tags=(chat.tags, *KNOWN_TAGS))
     rows = []
-    for request, completion, response, judgement in zip(
-        requests, completions, responses, judgements, strict=True
-    ):
+    for completion, response, judgement in zip(completions, responses, judgements, strict=True):
         engine_failed = completion.finish_reason is FinishReason.ERROR  # which says nothing of the teacher
         trace = Trace.of(
             response.problem,
-            request.sample_index,
+            completion.sample_index,
             completion=response.text,
-            tokens=len(completion.token_ids),
+            tokens=completion.tokens,
             finish_reason=completion.finish_reason,
             policy_version=completion.policy_version,
-            seed=request.seed,
+            seed=sample_seed(run_seed, completion.problem_id, completion.sample_index),
             verdict=Verdict.ERROR if engine_failed else judgement.verdict,
             extracted=judgement.extracted,
             measures=measure(response.text, chat.tags),

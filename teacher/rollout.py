@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from distill.chat import KNOWN_TAGS, ChatFormat, Example
-from distill.generate.engine import Engine, build_requests
+from distill.generate.engine import Engine, build_requests, in_order
 from distill.recipe import GrpoStage
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
@@ -40,7 +40,7 @@ class Rollout(NamedTuple):
     @property
     def generated_tokens(self) -> int:
         """Tokens that the engine made, EOS included."""
-        return sum(len(completion.token_ids) for completion in self.sampled)
+        return sum(completion.tokens for completion in self.sampled)
 
     def measures(self) -> dict[str, float | int | None]:
         """What the metrics log tells of this rollout; lengths in tokens, entropy in nats a token.
@@ -48,7 +48,7 @@ class Rollout(NamedTuple):
         The entropy is the sampler's: the mean of -log p over the tokens it drew, an unbiased estimate.
         """
         right_B = (self.scores.accuracy_PG.flatten() > 0).tolist()
-        lengths = [len(completion.token_ids) for completion in self.sampled]
+        lengths = [completion.tokens for completion in self.sampled]
         logprob_sum = sum(sum(completion.logprobs) for completion in self.sampled)
         truncated = sum(completion.finish_reason is FinishReason.LENGTH for completion in self.sampled)
         return {
@@ -111,7 +111,7 @@ def roll_out(
     samples = stage.samples_per_problem
     requests = build_requests(problems, samples, chat, sample_seed(seed, stage.name, number), instruction)
     sampling = Sampling(temperature=stage.temperature, top_p=1.0, max_tokens=stage.max_tokens)
-    sampled = engine.generate(requests, sampling)
+    sampled = in_order(requests, engine.generate(requests, sampling))
     sampled_at = time.monotonic()
     texts = [completion.prefill + completion.text for completion in sampled]
     owners = [problem for problem in problems for _ in range(samples)]

@@ -102,3 +102,14 @@ def draw(logits_V: Sequence[float], uniform: float, temperature: float, top_p: f
             if passed > uniform * mass:
                 return token
     return max(nucleus)
+
+
+def is_runaway(ids: list[int]) -> bool:
+    """The last max(4 p, 256) tokens have a period p of at most 512."""
+    for period in range(1, 513):
+        tail = ids[-max(4 * period, 256) :]
+        if len(tail) == max(4 * period, 256) and all(
+            tail[place] == tail[place - period] for place in range(period, len(tail))
+        ):
+            return True
+    return False

@@ -342,6 +342,8 @@ def test_the_stricter_llama_names_the_model() -> None:
     [
         ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
         ("openai/gsm8k:main", "openai/gsm8k"),
+        ("openai/gsm8k:main@0123abc", "openai/gsm8k"),
+        ("openai/gsm8k@refs/pr/1", "openai/gsm8k"),
         ("gpt2", "gpt2"),
         ("data/rows.jsonl", None),
         ("./models/x", None),

@@ -347,14 +347,14 @@ INTERRUPTIONS = [
     ("teacher.grpo.save_checkpoint", 1, "after"),
     ("teacher.grpo.roll_out", 1, "before"),
     ("distill.models.save", 1, "after"),
-    ("distill.generate.chunks.append_rows", 2, "before"),
-    ("distill.generate.chunks.append_rows", 1, "after"),
+    ("distill.generate.stream.Shard.append", 2, "before"),
+    ("distill.generate.stream.Shard.append", 1, "after"),
     ("teacher.harvest.write_trace_set", 1, "before"),
     ("teacher.harvest.write_trace_set", 1, "after"),
     ("distill.runs.RunFolder.finish", 1, "before"),
     ("distill.student.sft.save_checkpoint", 1, "before"),
     ("distill.models.save", 1, "after"),
-    ("distill.generate.chunks.append_rows", 3, "after"),
+    ("distill.generate.stream.Shard.append", 3, "after"),
     ("eval.runner.write_json_atomic", 2, "before"),
     ("distill.runs.RunFolder.finish", 1, "before"),
     ("distill.report.write_report", 1, "before"),
@@ -414,8 +414,8 @@ def test_a_torn_line_is_no_matter(
     out = tmp_path / "run"
     for target, call, torn in (
         ("teacher.grpo.roll_out", 3, "stages/*-zero/metrics.jsonl"),
-        ("distill.generate.chunks.append_rows", 2, "traces/verified/shard-000.jsonl"),
-        ("distill.generate.chunks.append_rows", 4, "results/base/chains/responses.jsonl"),
+        ("distill.generate.stream.Shard.append", 2, "traces/verified/shard-000.jsonl"),
+        ("distill.generate.stream.Shard.append", 1, "results/base/chains/shard-000.jsonl"),
     ):
         with monkeypatch.context() as patch:
             interrupt(patch, target, call, "after")

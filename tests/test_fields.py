@@ -6,15 +6,22 @@ import ast
 from collections.abc import Iterable
 from pathlib import Path
 
-from distill import recipe, recipe_parts
+from distill import recipe, recipe_filters, recipe_parts
 from distill.recipe_types import Section
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SCHEMA = {"recipe.py", "recipe_parts.py", "recipe_types.py", "recipe_errors.py", "recipe_file.py"}
+SCHEMA = {
+    "recipe.py",
+    "recipe_parts.py",
+    "recipe_types.py",
+    "recipe_errors.py",
+    "recipe_file.py",
+    "recipe_filters.py",
+}
 
 
 def sections() -> list[type[Section]]:
-    named = {**vars(recipe), **vars(recipe_parts)}
+    named = {**vars(recipe), **vars(recipe_parts), **vars(recipe_filters)}
     found = [kind for kind in named.values() if isinstance(kind, type) and issubclass(kind, Section)]
     return [kind for kind in found if kind is not Section]
 

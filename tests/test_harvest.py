@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 
 from distill.chat import Prompt, ThoughtTags
 from distill.errors import RunFailed
-from distill.generate.engine import Request
+from distill.generate.engine import Request, Runaway
+from distill.loops import is_runaway
 from distill.recipe import SampleStage
-from distill.recipe_parts import Collect, Filters, Sampling
+from distill.recipe_parts import Filters, FixedCollect, Sampling
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.shards import read_parquet
 from distill.traces import read_made_traces
@@ -22,7 +23,7 @@ from teacher.harvest import harvest
 
 STAGE = SampleStage(
     name="harvest", kind="sample", model="teacher", problems="sums", makes="traces",
-    sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=40), collect=Collect(samples=4, keep_per_problem=2),
+    sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=40), collect=FixedCollect(samples=4, keep_per_problem=2),
 )  # fmt: skip
 PROBLEMS = [Problem(id=f"s{n}", kind="math", problem=f"{n}+1", reference=str(n + 1)) for n in range(5)]
 
@@ -56,31 +57,34 @@ class ScriptedEngine:
     """Says what the script says; dies at one call if told."""
 
     name = "scripted"
+    together: int | None = 3
 
     def __init__(self, script: Callable[..., tuple[str, FinishReason]] = teacher, dies_at: int = -1) -> None:
         self.script, self.dies_at, self.calls, self.prompts = script, dies_at, 0, []
+        self.runaway: Runaway | None = None
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_done: Callable[[int], None] | None = None
-    ) -> list[Completion]:
+        self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
+    ) -> Iterator[Completion]:
         if self.calls == self.dies_at:
             raise KeyboardInterrupt
         self.calls += 1
+        self.runaway = runaway
         self.prompts += ["".join(map(chr, request.prompt_ids)) for request in requests]
-        return [self._complete(request) for request in requests]
+        yield from map(self._complete, requests)
 
     def _complete(self, request: Request) -> Completion:
         text, finish = self.script(request.problem_id, request.sample_index)
         return Completion(
             problem_id=request.problem_id, sample_index=request.sample_index, text=text, prefill=request.prefill,
-            token_ids=[ord(letter) for letter in text], logprobs=[0.0] * len(text), finish_reason=finish,
+            tokens=len(text), finish_reason=finish,
         )  # fmt: skip
 
 
 def run(folder: Path, engine: ScriptedEngine | None = None, **changes: Any) -> dict[str, int]:
     arguments: dict[str, Any] = {
         "stage": STAGE, "engine": engine or ScriptedEngine(), "chat": FakeChat(), "problems": PROBLEMS,
-        "instruction": "Add: {problem}", "teacher_name": "adder", "folder": folder, "seed": 7, "chunk_rows": 3,
+        "instruction": "Add: {problem}", "teacher_name": "adder", "folder": folder, "seed": 7,
     }  # fmt: skip
     return harvest(**arguments | changes)
 
@@ -148,9 +152,9 @@ def test_a_kill_while_the_set_is_written_changes_nothing(
     counts = run(tmp_path / "whole" / "traces")
     killed, work = tmp_path / "killed" / "traces", getattr(module, step)
 
-    def die(*arguments: Any) -> None:
+    def die(*arguments: Any, **named: Any) -> None:
         if step == "write_trace_set":
-            work(*arguments)  # all three files are there, the shard as well
+            work(*arguments, **named)  # all three files are there, the shard as well
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -159,6 +163,15 @@ def test_a_kill_while_the_set_is_written_changes_nothing(
     engine = ScriptedEngine()
     assert run(killed, engine) == counts and engine.calls == 0
     assert files(killed) == files(tmp_path / "whole" / "traces")
+
+
+def test_a_loop_is_ended_while_it_is_generated_unless_told_not_to(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    run(tmp_path / "on", engine)
+    assert engine.runaway is is_runaway
+    collect = STAGE.collect.model_copy(update={"abort_runaway": False})
+    run(tmp_path / "off", engine, stage=STAGE.model_copy(update={"collect": collect}))
+    assert engine.runaway is None
 
 
 def test_nothing_kept_fails_and_says_why_each_time(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
-    0: "errors recipe recipe_parts recipe_types recipe_errors recipe_file runs places manifest records shards",
-    1: "verify grade grade_files chat lengths language card card_results licences",
+    0: "errors recipe recipe_parts recipe_filters recipe_types recipe_errors recipe_file runs places manifest records "
+    "shards",
+    1: "verify grade grade_files chat lengths loops language card card_results licences conversations messages "
+    "trace_rows",
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask plan",
-    4: "cli chain crew order inputs export",
+    4: "cli cli_traces chain crew order inputs export export_traces",
 }
 LEVEL = {f"distill.{name}": level for level, names in LAYERS.items() for name in names.split()}
 LEVEL |= {"teacher": 3, "eval": 3}
@@ -139,7 +141,7 @@ def test_a_planted_bad_import_is_caught(module: str, source: str) -> None:
         ("distill.cli", "from distill.chain import run"),
         ("distill.cli", "from distill.export import add_export"),
         ("distill.chain", "from distill import card"),
-        ("distill.generate.chunks", "from distill.models import load\nfrom distill.shards import repair"),
+        ("distill.generate.stream", "from distill.models import load\nfrom distill.shards import repair"),
         ("teacher.loop", "from teacher.loss import loss\nimport torch"),
         ("distill.verify", "def f():\n    import sympy"),
     ],

@@ -6,6 +6,7 @@ Legend: B rows, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from distill.chat import ChatFormat, Example
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.generate.engine import Request, build_requests
+from distill.generate.batch import Batch, read_ahead
+from distill.generate.engine import Request, build_requests, in_order
 from distill.generate.local import LocalEngine, draw
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason, Problem
@@ -47,6 +49,10 @@ def make_requests(tiny: Any, samples: int = 4) -> list[Request]:
     return build_requests(PROBLEMS, samples, tiny.loaded.chat, run_seed=0)
 
 
+def complete(engine: LocalEngine, requests: list[Request], sampling: Sampling) -> list[Completion]:
+    return in_order(requests, engine.generate(requests, sampling))
+
+
 def same(left: list[Completion], right: list[Completion]) -> bool:
     """Equal to the token; log-probabilities to float32 rounding."""
     drop = {"logprobs"}
@@ -59,7 +65,7 @@ def same(left: list[Completion], right: list[Completion]) -> bool:
 
 def test_greedy_equals_transformers_generate(tiny: Any) -> None:
     engine, requests = make_engine(tiny, share=12), make_requests(tiny, samples=1)
-    found = engine.generate(requests, Sampling(temperature=0, top_p=1, max_tokens=24))
+    found = in_order(requests, engine.generate(requests, Sampling(temperature=0, top_p=1, max_tokens=24)))
     lengths = set()
     for request, completion in zip(requests, found, strict=True):
         ids = torch.tensor([request.prompt_ids])
@@ -78,7 +84,8 @@ def test_greedy_equals_transformers_generate(tiny: Any) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_equal_the_trainers(tiny: Any, temperature: float) -> None:
     requests = make_requests(tiny)
-    found = make_engine(tiny).generate(requests, Sampling(temperature=temperature, top_p=1, max_tokens=40))
+    sampling = Sampling(temperature=temperature, top_p=1, max_tokens=40)
+    found = complete(make_engine(tiny), requests, sampling)
     pairs = zip(requests, found, strict=True)
     examples = [Example(r.prompt_ids + c.token_ids, len(r.prompt_ids)) for r, c in pairs]
     row = pack_row(examples, range(len(examples)))
@@ -90,28 +97,28 @@ def test_logprobs_equal_the_trainers(tiny: Any, temperature: float) -> None:
 
 def test_company_changes_nothing(tiny: Any) -> None:
     requests = make_requests(tiny)
-    together = make_engine(tiny, 100).generate(requests, PLAIN)
+    together = complete(make_engine(tiny, 100), requests, PLAIN)
     lengths = sorted(len(completion.token_ids) for completion in together)
     assert lengths[0] < 8 and lengths[-1] == 40, (
         "rows must leave at different moments for this to mean anything"
     )
-    assert same(make_engine(tiny, 1).generate(requests[4:9], PLAIN), together[4:9])
-    assert same(make_engine(tiny, 4).generate(requests, PLAIN), together)
-    assert same(make_engine(tiny, 7).generate(requests[::-1], PLAIN)[::-1], together)
+    assert same(complete(make_engine(tiny, 1), requests[4:9], PLAIN), together[4:9])
+    assert same(complete(make_engine(tiny, 4), requests, PLAIN), together)
+    assert same(complete(make_engine(tiny, 7), requests[::-1], PLAIN)[::-1], together)
 
 
-def test_the_answers_come_in_the_order_of_the_requests(tiny_qwen2: Any) -> None:
+def test_each_request_has_one_completion(tiny_qwen2: Any) -> None:
     requests = make_requests(tiny_qwen2)
     found = make_engine(tiny_qwen2, 3).generate(requests, PLAIN)
     asked = [(request.problem_id, request.sample_index) for request in requests]
-    assert [(completion.problem_id, completion.sample_index) for completion in found] == asked
-    assert make_engine(tiny_qwen2).generate([], PLAIN) == []
+    assert sorted((completion.problem_id, completion.sample_index) for completion in found) == asked
+    assert complete(make_engine(tiny_qwen2), [], PLAIN) == []
 
 
 def test_a_request_decides_its_text_and_another_seed_another(tiny_qwen2: Any) -> None:
     engine = make_engine(tiny_qwen2)
     request = make_requests(tiny_qwen2)[0]
-    twice = engine.generate([request, request], PLAIN)
+    twice = list(engine.generate([request, request], PLAIN))
     assert twice[0] == twice[1]
     others = engine.generate([dataclasses.replace(request, seed=seed) for seed in range(8)], PLAIN)
     assert len({completion.text for completion in others}) == 8
@@ -121,9 +128,9 @@ def test_a_completion_past_one_draw_of_uniform_numbers(tiny_qwen2: Any) -> None:
     """More tokens than are drawn at once, and than the cache first holds: still the same alone and in company."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=150)
     requests = make_requests(tiny_qwen2, samples=1)
-    together = make_engine(tiny_qwen2, share=150).generate(requests, sampling)
+    together = complete(make_engine(tiny_qwen2, share=150), requests, sampling)
     assert max(len(completion.token_ids) for completion in together) > 100
-    assert same(make_engine(tiny_qwen2, 1, share=150).generate(requests, sampling), together)
+    assert same(complete(make_engine(tiny_qwen2, 1, share=150), requests, sampling), together)
     longest = max((completion.token_ids for completion in together), key=len)
     assert longest[:64] != longest[64:128], "draws do not repeat"
 
@@ -142,12 +149,82 @@ def test_why_it_ended(tiny_qwen2: Any) -> None:
     assert all(len(completion.token_ids) == 1 for completion in one)
 
 
-@pytest.mark.parametrize("max_rows", [6, 100])
-def test_progress_adds_up_to_the_requests(tiny_qwen2: Any, max_rows: int) -> None:
-    told: list[int] = []
+def test_rows_take_the_places_of_those_that_ended_and_the_cache_makes_room(tiny_qwen2: Any) -> None:
+    """Short rows beside long ones: columns of the ended are squeezed out, and added where that is not enough."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=400)
+    requests = make_requests(tiny_qwen2, samples=10)
+    moves: list[tuple[int, int]] = []
+    original = Batch._make_room
+
+    def watched(batch: Batch) -> None:
+        before = batch.end
+        original(batch)
+        moves.append((before - batch.end, batch.capacity))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "_make_room", watched)
+        found = complete(make_engine(tiny_qwen2, 3, share=100), requests, sampling)
+    assert min(moves)[0] == 0 and max(moves)[0] > 0, "columns were added alone, and were squeezed out"
+    assert len({capacity for _, capacity in moves}) > 1
+    lengths = sorted(completion.tokens for completion in found)
+    assert lengths[0] < 20 and lengths[-1] > 200
+    assert same(complete(make_engine(tiny_qwen2, 1, share=100), requests[:6], sampling), found[:6])
+
+
+def test_completions_come_as_they_end(tiny_qwen2: Any) -> None:
+    """A row that runs to its limit keeps nobody waiting."""
+    requests = make_requests(tiny_qwen2, samples=10)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=400)
+    came = [one.tokens for one in make_engine(tiny_qwen2, 3, share=100).generate(requests, sampling)]
+    assert len(came) == 50 and came.index(max(came)) > 0
+    assert max(came) not in came[:3] and came != sorted(came)
+
+
+def test_a_runaway_is_asked_about_at_the_same_lengths_whatever_the_company(tiny_qwen2: Any) -> None:
+    requests = make_requests(tiny_qwen2, samples=1)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=600)
+    asked: list[int] = []
+
+    def runaway(ids: Sequence[int]) -> bool:
+        asked.append(len(ids))
+        return len(ids) >= 256 and ids[0] % 2 == 0
+
+    free = complete(make_engine(tiny_qwen2, share=None), requests, sampling)
+    for max_rows in (1, 2, 100):
+        asked.clear()
+        engine = make_engine(tiny_qwen2, max_rows, share=None)
+        found = in_order(requests, engine.generate(requests, sampling, runaway))
+        assert set(asked) <= {256, 512} and asked
+        for whole, cut in zip(free, found, strict=True):
+            runs_away = whole.tokens > 256 and whole.token_ids[0] % 2 == 0
+            assert cut.finish_reason is (FinishReason.ABORT if runs_away else whole.finish_reason)
+            assert cut.token_ids == whole.token_ids[: 256 if runs_away else None]
+            assert len(cut.logprobs) == cut.tokens == len(cut.token_ids)
+    assert {one.finish_reason for one in found} > {FinishReason.ABORT}
+
+
+def test_a_group_done_again_is_the_same_to_the_last_bit(tiny_qwen2: Any) -> None:
     requests = make_requests(tiny_qwen2)
-    make_engine(tiny_qwen2, max_rows).generate(requests, PLAIN, on_done=told.append)
-    assert sum(told) == len(requests) and len(told) > 3
+    engine = make_engine(tiny_qwen2, 5)
+    assert engine.together == 20
+    assert complete(engine, requests, PLAIN) == complete(make_engine(tiny_qwen2, 5), requests, PLAIN)
+
+
+def test_prompts_are_read_some_at_a_time_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.generate.batch._PROMPTS_AT_ONCE", 3)
+    monkeypatch.setattr("distill.generate.batch._TOKENS_AT_ONCE", 14)
+    lengths = [1, 1, 2, 2, 3, 3, 3, 6, 6, 7, 15, 15]
+    requests = [Request(f"p{n}", 0, [n // 2 * 2] * length, "", n) for n, length in enumerate(lengths)]
+    lots: list[list[int]] = []
+
+    def read(prompts: list[tuple[int, ...]]) -> Any:
+        lots.append([len(prompt) for prompt in prompts])
+        return None, torch.arange(len(prompts))
+
+    came = list(read_ahead(requests[::-1], read))
+    assert lots == [[1, 2, 3], [3, 6], [6, 7], [15]]
+    assert sorted(one.request.seed for one in came) == list(range(12))
+    assert all(int(one.logits_V) == one.number for one in came)
 
 
 def test_a_model_in_training_is_left_in_training(tiny_qwen2: Any) -> None:
@@ -155,7 +232,7 @@ def test_a_model_in_training_is_left_in_training(tiny_qwen2: Any) -> None:
     model = engine.loaded.model
     for training in (True, False):
         model.train(training)
-        engine.generate(make_requests(tiny_qwen2, 1), Sampling(temperature=1, top_p=1, max_tokens=2))
+        complete(engine, make_requests(tiny_qwen2, 1), Sampling(temperature=1, top_p=1, max_tokens=2))
         assert model.training is training
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -220,6 +297,6 @@ def test_weights_that_are_no_numbers_are_told(tiny_qwen2: Any) -> None:
     try:
         head.data.fill_(float("nan"))
         with pytest.raises(RunFailed, match="no numbers"):
-            engine.generate(build_requests(PROBLEMS[:1], 1, engine.loaded.chat, 0), PLAIN)
+            complete(engine, build_requests(PROBLEMS[:1], 1, engine.loaded.chat, 0), PLAIN)
     finally:
         head.data.copy_(before)

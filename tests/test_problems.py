@@ -255,3 +255,23 @@ def test_a_solution_without_its_answer_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", [{"problem": "a", "solution": "so it is 7"}])
     wrong = error(path, fields={"reference": {"from": "solution", "extract": "boxed"}})  # type: ignore[dict-item]
     assert wrong.value == "solution" and "\\boxed{}" in wrong.reason
+
+
+def test_a_hub_name_may_say_configuration_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load(name: str, config: str | None, *, split: str, revision: str | None) -> list[dict[str, str]]:
+        asked.append((name, config, split, revision))
+        return [{"problem": "1 + 1?", "reference": "2"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for path in ("a/b", "a/b:c", "a/b@0123abc", "a/b:c@refs/pr/1"):
+        assert load_problems("p", ProblemSource(path=path), 0)[0].reference == "2"
+    assert asked == [
+        ("a/b", None, "train", None),
+        ("a/b", "c", "train", None),
+        ("a/b", None, "train", "0123abc"),
+        ("a/b", "c", "train", "refs/pr/1"),
+    ]

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import UserError
-from distill.recipe import EvalStage, GrpoStage, SftStage
+from distill.recipe import EvalStage, GrpoStage, SampleStage, SftStage
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe
-from distill.recipe_parts import Taken
+from distill.recipe_parts import AdaptiveCollect, FixedCollect, Taken, most_samples
 
 RECIPE: dict[str, Any] = yaml.safe_load("""
 name: small
@@ -80,6 +80,11 @@ def test_the_recipe_the_others_are_broken_from_is_good() -> None:
     ]
 
 
+def collect(**values: object) -> Change:
+    """The harvest's `collect`, anew."""
+    return stage(SAMPLE, collect=values)
+
+
 BAD: list[tuple[Change, str, object, str, str]] = [
     # change, key, value, words of the reason, words of the remedy
     (stage(SFT, learning_rat=1), "stages.warm.learning_rat", 1, "no key", "did you mean `learning_rate`?"),
@@ -90,6 +95,9 @@ BAD: list[tuple[Change, str, object, str, str]] = [
     (stage(SFT, batch_size=1.5), "stages.warm.batch_size", 1.5, "whole number", "such as 64"),
     (stage(SFT, batch_size=0), "stages.warm.batch_size", 0, "greater than or equal to 1", "at least 1"),
     (stage(SFT, traces={}), "stages.warm.traces", {}, "at least 1", "give at least 1"),
+    (stage(SFT, traces={"given": {"cuont": 5}}), "stages.warm.traces.given.cuont", 5, "no key", "did you mean `count`"),
+    (stage(SFT, traces={"given": {"count": 0}}), "stages.warm.traces.given.count", 0, "greater than or equal to 1", "at least 1"),
+    (stage(SFT, traces={"given": 0}), "stages.warm.traces.given", 0, "greater than 0", "more than 0"),
     (stage(SFT, traces=["given"]), "stages.warm.traces", ["given"], "dictionary", "{key: value}"),
     (stage(SFT, schedule={"kind": "cosin"}), "stages.warm.schedule.kind", "cosin", "'cosine'", "'cosine'"),
     (stage(SFT, schedule={"warmup": 2}), "stages.warm.schedule.warmup", 2, "less than or equal to 1", "at most 1"),
@@ -117,6 +125,35 @@ BAD: list[tuple[Change, str, object, str, str]] = [
     (stage(SAMPLE, filters={"verified": "si"}), "stages.harvest.filters.verified", "si", "boolean", "true or false"),
     (stage(SAMPLE, sampling={"top_p": 0}), "stages.harvest.sampling.top_p", 0, "greater than 0", "more than 0"),
     (stage(SAMPLE, sampling={"temperature": 0}), "stages.harvest.sampling.temperature", 0.0, "8 times", "raise it"),
+    (stage(SAMPLE, engine=5), "stages.harvest.engine", 5, "dictionary", "{key: value}"),
+    (stage(SAMPLE, engine={"kind": "vlm"}), "stages.harvest.engine.kind", "vlm", "engine `vlm`", "did you mean `vllm`?"),
+    (stage(SAMPLE, engine={"max_row": 2}), "stages.harvest.engine.max_row", 2, "no key", "did you mean `max_rows`?"),
+    (stage(SAMPLE, engine={"kind": "vllm", "max_rows": 2}), "stages.harvest.engine.max_rows", 2, "no key", "memory"),
+    (stage(SAMPLE, engine={"kind": "vllm", "memory": 2}), "stages.harvest.engine.memory", 2, "equal to 1", "at most 1"),
+    (stage(SAMPLE, engine={"kind": "server"}), "stages.harvest.engine.urls", None, "missing", "add it"),
+    (
+        stage(SAMPLE, engine={"kind": "server", "urls": "http://x", "key": "sk-secret"}),
+        "stages.harvest.engine.key", None, "pattern", "NAME of an environment variable",
+    ),
+    (collect(strategy="adaptiv"), "stages.harvest.collect.strategy", "adaptiv", "no strategy", "`adaptive`?"),
+    (collect(strategy="adaptive", samples=4), "stages.harvest.collect.samples", 4, "no key `samples`", "known: "),
+    (collect(first=4), "stages.harvest.collect.first", 4, "no key `first`", "known: strategy, samples"),
+    (collect(strategy="adaptive", first=20), "stages.harvest.collect.first", 20, "is above most=16", "raise most"),
+    (collect(strategy="adaptive", keep_per_problem=17), "stages.harvest.collect.keep_per_problem", 17, "most", "lower"),
+    (collect(strategy="adaptive", needed=0), "stages.harvest.collect.needed", 0, "greater than 0", "more than 0"),
+    (collect(strategy="adaptive", budget_cost=9), "stages.harvest.collect.budget_cost", 9.0, "nobody", "hourly"),
+    (
+        stage(SAMPLE, collect={"strategy": "adaptive"}, filters={"difficulty": {"first": 5}}),
+        "stages.harvest.filters.difficulty.first", 5, "only 4 samples", "draw more",
+    ),
+    (
+        stage(SAMPLE, collect={"strategy": "adaptive"}, sampling={"temperature": 0}),
+        "stages.harvest.sampling.temperature", 0.0, "16 times", "collect.most=1",
+    ),
+    (stage(SAMPLE, shard="17/16"), "stages.harvest.shard", "17/16", "no shard", "3/16"),
+    (section("problems", "world", agreement=0.5), "problems.world.agreement", 0.5, "no effect", "drop it"),
+    (section("problems", "train", agreement=0.5), "stages.zero.rl.problems", "train", "without references", "drop"),
+    (stage(GRPO, engine={"kind": "vllm"}), "stages.zero.rl.engine.kind", "vllm", "'local'", "'local'"),
     (stage(EXAM, models="base"), "stages.exam.models", "base", "valid list", "[first, second]"),
     (stage(EXAM, models=[]), "stages.exam.models", [], "at least 1", "at least 1"),
     (stage(EXAM, models=["baze"]), "stages.exam.models", "baze", "no model", "did you mean `base`?"),
@@ -155,7 +192,7 @@ BAD: list[tuple[Change, str, object, str, str]] = [
     (section("problems", "world", fields={"problem": "q"}), "problems.world.fields", None, "no effect", "drop it"),
     (section("problems", "train", instruction="Go."), "problems.train.instruction", "Go.", "leaves", "{problem}"),
     (section("problems", "train", fields={"reference": {"from": "x", "extract": "boxx"}}),
-     "problems.train.fields.reference.extract", "boxx", "'boxed' or 'hash'", "use 'boxed' or 'hash'"),
+     "problems.train.fields.reference.extract", "boxx", "'hash', 'user' or", "use 'boxed', 'hash'"),
     (section("problems", "train", fields={"reference": {"frm": "x", "extract": "hash"}}),
      "problems.train.fields.reference.frm", "x", "no key `frm`", "did you mean `from`? known: from, extract"),
     (section("problems", "train", fields={"reference": 5}), "problems.train.fields.reference", 5, "string", "quotes"),
@@ -289,6 +326,26 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path: Path, text: s
         load_recipe(file)
     assert words in caught.value.reason
     assert "\n" not in caught.value.reason
+
+
+def test_collect_is_fixed_unless_it_says_otherwise() -> None:
+    def harvest(**values: object) -> SampleStage:
+        found = parse_recipe(changed(collect(**values))).stages[SAMPLE]
+        assert isinstance(found, SampleStage)
+        return found
+
+    assert harvest(samples=4, keep_per_problem=2).collect == FixedCollect(samples=4, keep_per_problem=2)
+    adaptive = harvest(strategy="adaptive", most="3.2e1", budget_tokens="2e9").collect
+    assert adaptive == AdaptiveCollect(strategy="adaptive", most=32, budget_tokens=2e9)
+    assert [most_samples(one) for one in (FixedCollect(samples=4), adaptive)] == [4, 32]
+    assert [most_samples(one, at_first=True) for one in (FixedCollect(samples=4), adaptive)] == [4, 4]
+
+
+def test_a_budget_of_money_needs_a_price_of_tokens_or_of_hours() -> None:
+    asked = {"strategy": "adaptive", "budget_cost": 100}
+    parse_recipe(changed(collect(**asked, price=2)))
+    raw = changed(collect(**asked)) | {"hardware": {"gpus": 8, "nodes": 2, "hourly": 3}}
+    assert parse_recipe(raw).hourly == 48
 
 
 def test_yaml_anchors_and_merges_still_work(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from distill.inputs import Inputs
+from distill.models import preview
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe, shipped_recipes
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -54,3 +56,45 @@ def test_the_lengths_of_the_real_recipe_fit(shared_data: Path, capsys: pytest.Ca
     recipe = parse_recipe(raw)
     Inputs(recipe).check(recipe.stages)
     assert capsys.readouterr().err == "", "nothing had to be cut"
+
+
+HARVESTS = [path.stem for path in RECIPES if path.stem.startswith("harvest-")]
+
+
+def test_harvests_of_teachers_that_exist_ship() -> None:
+    assert HARVESTS == [
+        "harvest-deepseek-r1-server",
+        "harvest-qwq-32b-vllm",
+        "harvest-r1-distill-qwen-32b-vllm",
+    ]
+    kinds = {name: load_recipe(find_recipe(name)).stage("harvest").engine.kind for name in HARVESTS}
+    assert kinds == {name: name.rpartition("-")[2] for name in HARVESTS}
+
+
+@pytest.mark.parametrize("name", HARVESTS)
+def test_a_harvest_samples_as_its_teacher_was_made_to(
+    name: str, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real problems and vocabularies: what was asked fits, a thought is opened once, no system prompt is there."""
+    raw = yaml.safe_load(find_recipe(name).read_text())
+    pinned = raw["problems"]["competition"]["path"]
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", pinned)
+    assert raw["stages"][0]["sampling"] == {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32768}
+    context = {"deepseek-r1-server": 163840, "qwq-32b-vllm": 40960}.get(name.removeprefix("harvest-"), 131072)
+    vocabulary = "qwen2.5" if "qwq" in name else "deepseek-r1-distill-qwen"
+    build = {"hidden": 16, "layers": 1, "heads": 2, "max_length": context}
+    tokenizer = str(shared_data / "tokenizers" / f"{vocabulary}-rebuilt")
+    raw["models"]["teacher"] |= {"path": None, "build": build, "tokenizer": tokenizer}
+    problems = shared_data / "problems"
+    raw["problems"]["competition"]["path"] = str(problems / "aime_1983_2023_train.jsonl")
+    named = {"aime24": "aime24", "aime25": "aime25", "math500": "math500"}
+    assert set(raw["stages"][0]["filters"]["decontaminate"]) == set(named)
+    raw["suites"] = {suite: {"path": str(problems / f"{file}.jsonl")} for suite, file in named.items()}
+    recipe = parse_recipe(raw)
+    Inputs(recipe).check(recipe.stages)
+    assert capsys.readouterr().err == "", "nothing had to be cut"
+    if "qwq" not in name:  # its template is not at hand
+        chat = preview("teacher", recipe.models["teacher"], ours=False).chat
+        prompt = chat.decode(chat.prompt("2 + 2?").ids)
+        assert prompt.endswith("<think>\n") and prompt.count("<think>") == 1
+        assert prompt.count("begin") == 1 and "system" not in prompt

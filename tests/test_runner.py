@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.chat import Prompt, ThoughtTags
-from distill.generate.engine import Request
+from distill.generate.engine import Request, Runaway
 from distill.recipe_parts import ProblemSource, Sampling
 from distill.records import Completion, FinishReason, Problem
 from distill.suites import Suite
@@ -38,18 +38,19 @@ class ScriptedEngine:
     """Says what a script says to (problem id, sample index); counts calls and dies at one if told."""
 
     name = "scripted"
+    together: int | None = 3
 
     def __init__(self, script: Callable[[str, int], tuple[str, FinishReason]], dies_at: int = -1) -> None:
         self.script, self.dies_at, self.calls, self.made = script, dies_at, 0, 0
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_done: Callable[[int], None] | None = None
-    ) -> list[Completion]:
+        self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
+    ) -> Iterator[Completion]:
         if self.calls == self.dies_at:
             raise KeyboardInterrupt
         self.calls += 1
         self.made += len(requests)
-        return [self._complete(request) for request in requests]
+        yield from map(self._complete, requests)
 
     def _complete(self, request: Request) -> Completion:
         text, finish = self.script(request.problem_id, request.sample_index)
@@ -59,6 +60,7 @@ class ScriptedEngine:
             sample_index=request.sample_index,
             text=text,
             prefill=request.prefill,
+            tokens=len(ids),
             token_ids=ids,
             logprobs=[0.0] * len(ids),
             finish_reason=finish,
@@ -83,7 +85,7 @@ def sure(problem_id: str, index: int) -> tuple[str, FinishReason]:
 def run(
     folder: Path, engine: ScriptedEngine | None = None, suite: Suite = SUITE, **changes: Any
 ) -> dict[str, Any]:
-    arguments = {"folder": folder, "seed": 0, "chunk_rows": 3, "chat": FakeChat()} | changes
+    arguments = {"folder": folder, "seed": 0, "chat": FakeChat()} | changes
     model = arguments.pop("model", MODEL)
     return evaluate(model, suite, PROBLEMS, engine=engine or ScriptedEngine(sure), **arguments)
 

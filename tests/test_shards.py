@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 import distill.shards
 from distill.errors import RunFailed
 from distill.records import FinishReason, Trace, Verdict
-from distill.shards import append_rows, keep_first, read_parquet, read_rows, repair, replacing, write_parquet
+from distill.shards import append_rows, read_parquet, read_rows, repair, replacing, write_parquet, write_rows
 
 ROWS = [{"id": f"p:{number}", "text": "line\nbreak \u2028 \u4e2d", "n": number} for number in range(4)]
 
@@ -96,12 +99,18 @@ def test_a_torn_line_is_not_read_past_either(tmp_path: Path) -> None:
         list(read_rows(shard))
 
 
-def test_keep_first_cuts_after_that_many_rows(tmp_path: Path) -> None:
-    shard = tmp_path / "shard.jsonl"
-    append_rows(shard, ROWS)
-    for rows in (9, 4, 2, 0):
-        keep_first(shard, rows)
-        assert list(read_rows(shard)) == ROWS[:rows]
+def test_a_finished_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "rows.jsonl"
+    write_rows(file, iter(ROWS))
+    assert list(read_rows(file)) == ROWS
+
+    def fails() -> Iterator[dict[str, object]]:
+        yield ROWS[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(file, fails())
+    assert list(read_rows(file)) == ROWS and os.listdir(file.parent) == ["rows.jsonl"]
 
 
 def test_replacing_leaves_old_or_new_and_no_litter(tmp_path: Path) -> None:
@@ -173,3 +182,13 @@ def test_what_is_no_parquet_file_of_traces_is_told(tmp_path: Path) -> None:
     file.write_text("id,problem\n")
     with pytest.raises(RunFailed, match=r"traces\.parquet: no Parquet file of traces"):
         list(read_parquet(file))
+
+
+def test_a_long_file_is_never_held(tmp_path: Path) -> None:
+    """Arrow holds what one group of 15 takes, not what was read before."""
+    lots = random.Random(0)
+    rows = (trace(id=str(number), completion=lots.randbytes(1000).hex()) for number in range(15_000))
+    write_parquet(tmp_path / "t.parquet", rows)
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read_parquet(tmp_path / "t.parquet")]
+    assert max(held) < (tmp_path / "t.parquet").stat().st_size / 2

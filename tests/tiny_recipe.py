@@ -65,7 +65,7 @@ RAW: dict[str, Any] = {
             "sampling": _SAMPLING,
             "collect": {"samples": 2},
             "filters": _KEEP_ALL,
-            "engine": {"max_rows": 4},
+            "engine": {"max_rows": 2},
         },
         {
             "name": "distil",
@@ -81,7 +81,7 @@ RAW: dict[str, Any] = {
             "suites": ["chains"],
             "samples": 2,
             "sampling": _SAMPLING,
-            "engine": {"max_rows": 4},
+            "engine": {"max_rows": 2},
         },
         {"name": "report", "kind": "compare", "results": "exam"},
     ],

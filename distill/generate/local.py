@@ -1,73 +1,42 @@
 """The local engine: plain torch generation on the device found, for any model that transformers loads.
 
-Legend: B rows generated side by side, K cached tokens, U distinct prompts, T tokens of a prompt, V vocabulary.
+Legend: B rows generated side by side, U distinct prompts, T tokens of the longest of them, V vocabulary.
 
-Requests are served in waves of rows with similar prompt lengths. Each distinct prompt is read once and its keys and
-values are copied to its samples. Rows that ended leave the batch. Every row draws its uniform numbers from its own
-seed, so a completion does not depend on the rows beside it (but for float rounding in differently shaped products).
+``max_rows`` rows run side by side; the place of one that ended is taken at once by the next request, in the order of
+their prompts' lengths. Each distinct prompt is read once and its keys and values are copied to its samples. Every row
+draws its uniform numbers from its own seed, so a completion does not depend on the rows beside it (but for float
+rounding in differently shaped products).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.generate.engine import Request
+from distill.generate.batch import Batch, PromptCache, Row, read_ahead
+from distill.generate.engine import ASK_EVERY, Request, Runaway
 from distill.models import LoadedModel
 from distill.recipe_parts import Sampling
 from distill.records import Completion, FinishReason
 
-_DRAWN_AT_ONCE = 64
-_CACHE_GROWTH = 64
-_KEEP_UNTIL = 0.8  # rows are dropped from the batch when fewer than this share are still running
+#: Steps between two hand-overs of what ended; as many uniform numbers are drawn at once for each row.
+_BLOCK = 64
+#: A call takes so many times ``max_rows`` requests: more keep the batch full for longer, and a kill costs more.
+_BATCHES_TOGETHER = 4
 
 
-class KeyValueCache:
-    """Keys and values of each layer, (B, heads, K, D); transformers' layers call `update` and nothing else."""
-
-    def __init__(self) -> None:
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
-        self.length = 0
-
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append new positions of one layer and return all seen so far, the new ones included."""
-        end = self.length + key.shape[2]
-        for kept, new in ((self.keys, key), (self.values, value)):
-            if layer == len(kept):
-                kept.append(new.new_empty(0))
-            if kept[layer].ndim != 4 or kept[layer].shape[2] < end:
-                grown = new.new_empty(*new.shape[:2], end + _CACHE_GROWTH, new.shape[3])
-                if self.length:
-                    grown[:, :, : self.length] = kept[layer][:, :, : self.length]
-                kept[layer] = grown
-            kept[layer][:, :, self.length : end] = new
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep (or repeat) these rows, in this order."""
-        for kept in (self.keys, self.values):
-            for layer, tensor in enumerate(kept):
-                kept[layer] = tensor.index_select(0, rows)
-
-
-@dataclass(slots=True)
-class _Row:
-    """One completion under way."""
-
+class _Ended(NamedTuple):
     request: Request
-    generator: torch.Generator
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish: FinishReason = FinishReason.LENGTH
+    ids: list[int]
+    logprobs: list[float]
+    finish: FinishReason
 
 
 class LocalEngine:
@@ -81,117 +50,161 @@ class LocalEngine:
 
     def __init__(self, loaded: LoadedModel, device: Device, max_rows: int) -> None:
         self.loaded, self.device, self.max_rows = loaded, device, max_rows
+        self.together = _BATCHES_TOGETHER * max_rows
         self.policy_version = 0
 
-    @torch.no_grad()
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, on_done: Callable[[int], None] | None = None
-    ) -> list[Completion]:
-        """One completion for each request, in their order."""
-        completions: list[Completion | None] = [None] * len(requests)
-        order = sorted(range(len(requests)), key=lambda n: len(requests[n].prompt_ids))
-        training = self.loaded.model.training
-        self.loaded.model.eval()
-        with self._precision():
-            for start in range(0, len(order), self.max_rows):
-                numbers = order[start : start + self.max_rows]
-                rows = self._wave([requests[n] for n in numbers], sampling, on_done)
-                for number, row in zip(numbers, rows, strict=True):
-                    completions[number] = self._completion(row)
-        self.loaded.model.train(training)
-        return [completion for completion in completions if completion is not None]
+        self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
+    ) -> Iterator[Completion]:
+        """One completion for each request, as they end."""
+        if not requests:
+            return
+        work = _Work(self.loaded, requests, sampling, min(self.max_rows, len(requests)), runaway)
+        while not work.done:
+            with self._computing():  # but not while whoever takes the completions computes
+                ended = work.block()
+            yield from map(self._completion, ended)
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.kind, self.device.compute_dtype, enabled=self.device.bf16)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        model, device = self.loaded.model, self.device
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), torch.autocast(device.kind, device.compute_dtype, enabled=device.bf16):
+                yield
+        finally:
+            model.train(training)
 
-    def _completion(self, row: _Row) -> Completion:
+    def _completion(self, ended: _Ended) -> Completion:
         return Completion(
-            problem_id=row.request.problem_id,
-            sample_index=row.request.sample_index,
-            text=self.loaded.chat.decode(row.ids),
-            prefill=row.request.prefill,
-            token_ids=row.ids,
-            logprobs=row.logprobs,
-            finish_reason=row.finish,
+            problem_id=ended.request.problem_id,
+            sample_index=ended.request.sample_index,
+            text=self.loaded.chat.decode(ended.ids),
+            prefill=ended.request.prefill,
+            tokens=len(ended.ids),
+            token_ids=ended.ids,
+            logprobs=ended.logprobs,
+            finish_reason=ended.finish,
             policy_version=self.policy_version,
         )
 
-    def _wave(
-        self, requests: list[Request], sampling: Sampling, on_done: Callable[[int], None] | None
-    ) -> list[_Row]:
-        """Generate these requests side by side until each has ended."""
-        rows = [_Row(request, torch.Generator().manual_seed(request.seed)) for request in requests]
-        cache, logits_BV, seen_BK, position_B = self._read_prompts(requests)
-        running, uniform_BT = rows, torch.empty(0)
-        for step in range(sampling.max_tokens):
-            column = step % _DRAWN_AT_ONCE
-            if column == 0:
-                draws = [torch.rand(_DRAWN_AT_ONCE, generator=row.generator) for row in running]
-                uniform_BT = torch.stack(draws).to(logits_BV.device)
-            token_B, logprob_B = draw(logits_BV, uniform_BT[:, column], sampling)
-            if not bool(torch.isfinite(logprob_B).all()):
-                raise RunFailed(
-                    f"{self.loaded.name} gives probabilities that are no numbers: its weights are broken"
+
+class _Work:
+    """Requests on their way through the batch."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        max_rows: int,
+        runaway: Runaway | None,
+    ) -> None:
+        self.loaded, self.sampling, self.max_rows, self.runaway = loaded, sampling, max_rows, runaway
+        self.device = next(loaded.model.parameters()).device
+        longest = max(len(request.prompt_ids) for request in requests)
+        self.batch = Batch(max_rows, longest, sampling.max_tokens, _BLOCK, self.device)
+        self.waiting = read_ahead(requests, self._read)
+        self.logits_BV = torch.empty(0, device=self.device)
+        stops, vocabulary = loaded.chat.stop_ids, loaded.model.config.get_text_config().vocab_size
+        self.stops_V = torch.tensor([token in stops for token in range(vocabulary)], device=self.device)
+        self.step = 0  # a row that was born at step b has step - b tokens
+        self.next_look = 0  # no row can end before this step, but for its stop token
+        self.done = False
+
+    def block(self) -> list[_Ended]:
+        """Steps up to the next multiple of `_BLOCK`; what ended on the way."""
+        batch, ended = self.batch, list[_Ended]()
+        self._admit()
+        for place in range(len(batch.rows)):
+            batch.draw_ahead(place, 0)
+        while batch.rows:
+            uniform_B = batch.uniform_BT[: len(batch.rows), self.step % _BLOCK]
+            token_B, logprob_B = draw(self.logits_BV, uniform_B, self.sampling)
+            batch.write(token_B, logprob_B)
+            self.step += 1
+            stop_B = self.stops_V[token_B]
+            if self.step == self.next_look or bool(stop_B.any()):
+                ended += self._take_ended(stop_B.tolist())
+            if batch.rows:
+                position_B = batch.position_B[: len(batch.rows)]
+                self.logits_BV = self._forward(
+                    batch.last_B[:, None], position_B[:, None], batch.seen_BQK, batch
                 )
-            going = []
-            pairs = zip(running, token_B.tolist(), logprob_B.tolist(), strict=True)
-            for number, (row, token, logprob) in enumerate(pairs):
-                if row.finish is FinishReason.STOP:
-                    continue
-                row.ids.append(token)
-                row.logprobs.append(logprob)
-                if token in self.loaded.chat.stop_ids:
-                    row.finish = FinishReason.STOP
-                    if on_done:
-                        on_done(1)
-                else:
-                    going.append(number)
-            if not going or step == sampling.max_tokens - 1:
+                position_B += 1
+            if self.step % _BLOCK == 0:
                 break
-            if len(going) <= _KEEP_UNTIL * len(running):
-                keep = torch.tensor(going, device=logits_BV.device)
-                running = [running[number] for number in going]
-                cache.select(keep)
-                token_B, seen_BK, position_B, uniform_BT = (
-                    tensor[keep] for tensor in (token_B, seen_BK, position_B, uniform_BT)
-                )
-            seen_BK = torch.cat([seen_BK, seen_BK.new_ones(len(running), 1)], dim=1)
-            logits_BV = self._forward(token_B[:, None], position_B[:, None], seen_BK[:, None], cache)
-            position_B = position_B + 1
-        if on_done:
-            on_done(sum(row.finish is not FinishReason.STOP for row in rows))
-        return rows
+            self._admit()
+        else:
+            self.done = True
+        return ended
 
-    def _read_prompts(
-        self, requests: list[Request]
-    ) -> tuple[KeyValueCache, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Read each distinct prompt once, padded on the left, and spread the result over its requests.
+    def _take_ended(self, stopped: list[bool]) -> list[_Ended]:
+        """Take the rows that end here out of the batch."""
+        batch, ended, places = self.batch, list[_Ended](), list[int]()
+        self.next_look = -1
+        for place, row in enumerate(batch.rows):
+            tokens = self.step - row.born
+            if stopped[place]:
+                finish = FinishReason.STOP
+            elif tokens == self.sampling.max_tokens:
+                finish = FinishReason.LENGTH
+            elif self.runaway and tokens % ASK_EVERY == 0 and self.runaway(batch.ids(place)):
+                finish = FinishReason.ABORT
+            else:
+                self._look_at(row)
+                continue
+            logprobs = batch.logprobs(place)
+            if not all(map(math.isfinite, logprobs)):
+                reason = "gives probabilities that are no numbers: its weights are broken"
+                raise RunFailed(f"{self.loaded.name} {reason}")
+            ended.append(_Ended(row.request, batch.ids(place), logprobs, finish))
+            places.append(place)
+        batch.drop(places)
+        return ended
 
-        Returns:
-            The cache, next-token logits_BV, which cached keys are real (B, K), and each row's next position.
-        """
-        number_of: dict[tuple[int, ...], int] = {}
-        spread = [number_of.setdefault(tuple(request.prompt_ids), len(number_of)) for request in requests]
-        prompts = list(number_of)
-        longest = max(len(prompt) for prompt in prompts)
-        device = next(self.loaded.model.parameters()).device
-        pad = self.loaded.chat.eos_id
-        ids_UT = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
-        padding_U = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-        place_T = torch.arange(longest, device=device)
+    def _look_at(self, row: Row) -> None:
+        """See to it that a row is looked at when it has all its tokens, or is to be asked about."""
+        tokens = self.step - row.born
+        left = self.sampling.max_tokens - tokens
+        if self.runaway:
+            left = min(left, ASK_EVERY - tokens % ASK_EVERY)
+        self.next_look = (
+            min(self.next_look, self.step + left) if self.next_look > self.step else self.step + left
+        )
+
+    def _admit(self) -> None:
+        """Fill the batch with prompts that wait."""
+        batch, column = self.batch, self.step % _BLOCK
+        came = list(islice(self.waiting, self.max_rows - len(batch.rows)))
+        if not came:
+            return
+        logits = [self.logits_BV] if batch.rows else []
+        for read in came:
+            row = Row(read.request, torch.Generator().manual_seed(read.request.seed), born=self.step)
+            batch.admit(read, row)
+            if column:  # else the block begins here, and draws for all
+                batch.draw_ahead(len(batch.rows) - 1, column)
+            self._look_at(row)
+        self.logits_BV = torch.cat([*logits, torch.stack([read.logits_V for read in came])])
+
+    def _read(self, prompts: list[tuple[int, ...]]) -> tuple[PromptCache, torch.Tensor]:
+        """Read prompts, padded on the left: their keys and values, and the logits_UV of their next tokens."""
+        longest, pad = max(map(len, prompts)), self.loaded.chat.eos_id
+        ids_UT = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=self.device)
+        padding_U = torch.tensor([longest - len(prompt) for prompt in prompts], device=self.device)
+        place_T = torch.arange(longest, device=self.device)
         real_UT = place_T >= padding_U[:, None]
         position_UT = (place_T - padding_U[:, None]).clamp(min=0)
         causal_TT = place_T[:, None] >= place_T
         # A padding query sees itself: with nothing to see it would be NaN and poison the keys it leaves behind.
-        seen_UTT = causal_TT & real_UT[:, None, :] | torch.eye(longest, dtype=torch.bool, device=device)
-        cache = KeyValueCache()
-        logits_UV = self._forward(ids_UT, position_UT, seen_UTT, cache)
-        rows = torch.tensor(spread, device=device)
-        cache.select(rows)
-        return cache, logits_UV[rows], real_UT[rows], (longest - padding_U)[rows]
+        seen_UTT = causal_TT & real_UT[:, None, :] | torch.eye(longest, dtype=torch.bool, device=self.device)
+        cache = PromptCache()
+        return cache, self._forward(ids_UT, position_UT, seen_UTT, cache)
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, cache: KeyValueCache
+        self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, cache: Any
     ) -> torch.Tensor:
         """Next-token logits (B, V) after ids (B, T), which join the cache."""
         out = self.loaded.model(
@@ -202,8 +215,8 @@ class LocalEngine:
             seen_BQK=seen,
             logits_to_keep=1,
         )
-        cache.length += ids.shape[1]
-        return out.logits[:, -1].float()
+        logits: torch.Tensor = out.logits[:, -1].float()
+        return logits
 
 
 def draw(

@@ -8,7 +8,9 @@ from distill.models.loading import (
     ARCHITECTURES,
     LoadedModel,
     Preview,
+    as_made,
     context_of,
+    count_parameters,
     load,
     preview,
     tags_of,
@@ -16,14 +18,17 @@ from distill.models.loading import (
     width,
     with_lora,
 )
-from distill.models.vocabulary import load_tokenizer
+from distill.models.vocabulary import base_of_adapter, load_tokenizer
 
 __all__ = [
     "ARCHITECTURES",
     "LoadedModel",
     "Preview",
+    "as_made",
+    "base_of_adapter",
     "build_folder",
     "context_of",
+    "count_parameters",
     "load",
     "load_tokenizer",
     "preview",

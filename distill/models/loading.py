@@ -201,8 +201,11 @@ def context_of(config: Any) -> int:
     return max(int(config.max_position_embeddings), int(stretched))
 
 
-def preview(name: str, source: ModelSource) -> Preview:
+def preview(name: str, source: ModelSource, *, ours: bool = True) -> Preview:
     """Refuse, before anything is written, a model whose tokenizer or config cannot serve; tell what is known of it.
+
+    Args:
+        ours: this process's torch will run it, so its architecture has to be a known one.
 
     Raises:
         UserError: no config, no tokenizer, no EOS or no chat template at that place.
@@ -214,7 +217,8 @@ def preview(name: str, source: ModelSource) -> Preview:
         key = f"models.{name}.path"
         place = base_of_adapter(key, source.path) or source.path
         config = _load_config(key, place)
-        _check_architecture(key, source.path, config)
+        if ours:
+            _check_architecture(key, source.path, config)
         _check_vocabulary(name, config, tokenizer)
         context = context or context_of(config)
         stop_ids = _stop_ids(_generation_config(place, config))
@@ -225,6 +229,25 @@ def preview(name: str, source: ModelSource) -> Preview:
     )
     chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
     return Preview(chat, context)
+
+
+def as_made(source: ModelSource, place: str | Path) -> ModelSource:
+    """The source of a model at ``place`` that descends from ``source``, for `preview`: what `load` makes of the two."""
+    tokenizer = str(place) if source.path is None else source.tokenizer or source.path
+    return source.model_copy(update={"path": str(place), "build": None, "tokenizer": tokenizer})
+
+
+def count_parameters(name: str, place: str | Path) -> int:
+    """How many weights a model has, tied ones once, from its config alone.
+
+    Raises:
+        UserError: no config is at its place.
+    """
+    key = f"models.{name}.path"
+    config = _load_config(key, base_of_adapter(key, place) or place)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:

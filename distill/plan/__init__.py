@@ -39,7 +39,7 @@ def make_plan(recipe: Recipe, assumed: Assumptions | None = None) -> dict[str, A
             "hourly": hourly,
             "assumed": recipe.hardware is None,
         },
-        "models": {name: _model(planner, name) for name in recipe.models},
+        "models": {name: _model(planner, name) for name in planner.computed},
         "stages": [_plain(stage) for stage in stages],
         "total": {
             "fits": all(stage.fits for stage in stages),
@@ -55,7 +55,7 @@ def make_plan(recipe: Recipe, assumed: Assumptions | None = None) -> dict[str, A
 
 
 def _model(planner: Planner, name: str) -> dict[str, Any]:
-    shape = planner.shapes[name]
+    shape = planner.shapes(name)
     context = planner.recipe.models[name].max_length or shape.context
     return {"name": shape.name, "parameters": shape.parameters, "context": context, "licence": shape.licence}
 

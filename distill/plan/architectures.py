@@ -143,6 +143,7 @@ _ROWS: tuple[tuple[str, str, int, bool, int, str], ...] = (
     ("Qwen/Qwen2.5-Math-7B", "qwen2-7b", 152064, False, 4096, _APACHE),
     ("Qwen/Qwen2.5-14B", "qwen2-14b", 152064, False, 131072, _APACHE),
     ("Qwen/Qwen2.5-32B", "qwen2-32b", 152064, False, 131072, _APACHE),
+    ("Qwen/QwQ-32B", "qwen2-32b", 152064, False, 40960, _APACHE),
     ("meta-llama/Llama-3.1-8B", "llama-8b", 128256, False, 131072, _LLAMA31),
     ("meta-llama/Llama-3.3-70B-Instruct", "llama-70b", 128256, False, 131072, _LLAMA33),
     (f"{_R1}Qwen-1.5B", "qwen2-1.5b", 151936, False, 131072, _MIT),

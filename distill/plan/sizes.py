@@ -9,12 +9,13 @@ from typing import Any
 
 from distill.errors import UserError
 from distill.recipe import Recipe, SampleStage
-from distill.recipe_parts import ProblemSource, TraceSource
+from distill.recipe_parts import Portion, ProblemSource, TraceSource, most_samples
 
 #: Rows of public data sets by name and split, as their pages state them.
 HUB_ROWS = {
     ("openai/gsm8k:main", "train"): 7473,
     ("openai/gsm8k:main", "test"): 1319,
+    ("agentica-org/DeepScaleR-Preview-Dataset", "train"): 40315,
     ("HuggingFaceH4/MATH-500", "test"): 500,
     ("HuggingFaceH4/aime_2024", "train"): 30,
     ("math-ai/aime25", "test"): 30,
@@ -66,7 +67,7 @@ def count_problems(section: str, name: str, source: ProblemSource, assumed: Assu
         counted = Counted(source.world.count * len(source.world.families))
     else:
         assert source.path is not None, f"{section}.{name} has neither path nor world"
-        rows = _rows_here(source.path) or HUB_ROWS.get((source.path, source.split))
+        rows = _rows_here(source.path) or HUB_ROWS.get((source.path.partition("@")[0], source.split))
         told = f"{section}.{name}: {assumed.problems} problems assumed (--problems)"
         counted = Counted(rows) if rows else Counted(assumed.problems, told)
     if source.limit is None or counted.rows < source.limit:
@@ -78,7 +79,7 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
     """Traces of a set: of a file or folder here, of the built-in world, or what an earlier stage will keep."""
     maker = recipe.maker(name)
     if isinstance(maker, SampleStage):
-        kept = maker.collect.samples
+        kept = most_samples(maker.collect)
         if maker.collect.keep_per_problem is not None:
             kept = min(kept, maker.collect.keep_per_problem)
         problems = count_problems("problems", maker.problems, recipe.problems[maker.problems], assumed)
@@ -89,21 +90,39 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
         return Counted(source.world.count * len(source.world.families))
     assert source.path is not None, f"traces.{name} has neither path nor world"
     if rows := _rows_here(source.path):
-        return Counted(rows)
+        if not source.each and not source.where:
+            return Counted(rows)
+        return Counted(
+            rows, f"traces.{name}: {rows} rows, each of which may hold several traces or none that is wanted"
+        )
     return Counted(assumed.traces, f"traces.{name}: {assumed.traces} traces assumed (--traces)")
+
+
+def count_seen(recipe: Recipe, name: str, amount: float | Portion, assumed: Assumptions) -> Counted:
+    """How many traces of a set an epoch sees; a number that was asked for stands where nobody counted the set."""
+    counted = count_traces(recipe, name, assumed)
+    if not isinstance(amount, Portion):
+        return Counted(round(counted.rows * amount), counted.told)
+    at_most = counted.told is None or recipe.maker(name) is not None
+    if at_most and counted.rows < amount.count and not amount.repeat:
+        return counted
+    return Counted(amount.count)
 
 
 def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) -> int:
     """Mean tokens of a set's responses: as assumed, but no more than what can be in it."""
     maker = recipe.maker(name)
     if isinstance(maker, SampleStage):
-        longest = min(longest, maker.sampling.max_tokens, maker.filters.max_tokens or longest)
+        kept_up_to = maker.filters.tokens.max if maker.filters.tokens else None
+        longest = min(longest, maker.sampling.max_tokens, kept_up_to or longest)
     return min(assumed.tokens_per_trace, longest)
 
 
 def _rows_here(path: str) -> int | None:
-    """Rows of a JSONL or Parquet file (of our own: the kept ones), or of a folder that holds traces.parquet."""
+    """Rows of a JSONL or Parquet file (of our own: the kept ones), of a trace set, or of one that was exported."""
     file = Path(path)
+    if file.is_dir() and (files := sorted(file.glob("data/train-*"))):
+        return sum(_rows_here(str(one)) or 0 for one in files)
     if file.is_dir():
         file = file / "traces.parquet"
     if not file.is_file():

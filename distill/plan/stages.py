@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from distill.plan.architectures import Shape, shape_of
+from distill.plan.engines import MOST_GPUS, MOST_ROWS, Generating
 from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.hardware import USABLE, Gpu, find_gpu
 from distill.plan.memory import Parts, Training, generation_parts, host_bytes, training_parts
-from distill.plan.sizes import Assumptions, count_problems, count_traces, trace_tokens
+from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
 from distill.plan.work import (
     PROMPT,
     VERDICT_SECONDS,
@@ -20,11 +22,11 @@ from distill.plan.work import (
     training_flops,
 )
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import Hardware, Lora
+from distill.recipe_parts import Engine, Hardware, Lora, ServerEngine, VllmEngine, most_samples
 from distill.suites import find_suite
 
 LONGEST_ROW = 1 << 22  # no row is tried beyond
-MOST_GPUS, MOST_ON_A_NODE = 1024, 8
+MOST_ON_A_NODE = 8
 FEW_TRACES = 4  # of a GPU in an update: fewer cannot be spread evenly
 
 
@@ -72,7 +74,8 @@ class Planner:
         self.gpus = self.hardware.gpus * self.hardware.nodes
         self.usable = USABLE * self.gpu.memory
         self.device: Literal["cpu", "cuda"] = "cuda" if self.gpu.cuda else "cpu"
-        self.shapes = {name: shape_of(name, source) for name, source in recipe.models.items()}
+        self.shapes = cache(lambda name: shape_of(name, recipe.models[name]))
+        self.computed = [name for name in recipe.models if recipe.engines(name) != {"server"}]
         self.told: dict[str, None] = {}  # in order, each once
         if recipe.hardware is None:
             self.tell(f"hardware: one {self.gpu.name} assumed, as the recipe names no machine")
@@ -110,7 +113,7 @@ class Planner:
         return {key: value for key, value in wanted.items() if value != now[key]}
 
     def _shape(self, model: str) -> Shape:
-        return self.shapes[self.recipe.source_model(model)]
+        return self.shapes(self.recipe.source_model(model))
 
     def _room(self, plan: StagePlan, models: Sequence[str], asked: int, prompt: int) -> int:
         """The length asked for, or what the models have room for behind a prompt."""
@@ -193,10 +196,10 @@ class Planner:
 
     def _train_work(self, plan: StagePlan, stage: SftStage, training: Training, longest: int) -> None:
         for name, weight in stage.traces.items():
-            counted = count_traces(self.recipe, name, self.assumed)
+            counted = count_seen(self.recipe, name, weight, self.assumed)
             self.tell(counted.told)
             length = min(longest, trace_tokens(self.recipe, name, longest, self.assumed) + PROMPT)
-            tokens = counted.rows * weight * stage.epochs * length
+            tokens = counted.rows * stage.epochs * length
             plan.trained_tokens += tokens
             plan.flops += training_flops(training, tokens, length)
         plan.hours = compute_seconds(plan.flops, self.gpu, self.gpus, self.assumed.mfu) / 3600
@@ -286,19 +289,30 @@ class Planner:
     # ---------------------------------------------------------------------------------------- generation
 
     def _sample(self, stage: SampleStage) -> StagePlan:
-        shape = self._shape(stage.model)
-        plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters)
         source = self.recipe.problems[stage.problems]
         counted = count_problems("problems", stage.problems, source, self.assumed)
         self.tell(counted.told)
+        samples = most_samples(stage.collect)
+        if stage.collect.strategy == "adaptive":
+            self.tell(
+                f"stages.{stage.name}: all {samples} samples of each problem, where adaptive draws fewer"
+            )
+        if isinstance(stage.engine, ServerEngine):
+            plan = StagePlan(stage.name, stage.kind, f"{stage.model}, at its endpoint")
+            answers = counted.rows * samples
+            self._ask_elsewhere(plan, answers, stage.sampling.max_tokens, source.kind)
+            return plan
+        shape = self._shape(stage.model)
+        plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters)
         room = self._room(plan, [stage.model], stage.sampling.max_tokens, PROMPT)
-        self._hold(plan, shape, stage.engine.max_rows, room)
-        self._answer(
-            plan, shape, counted.rows, stage.collect.samples, room, stage.engine.max_rows, source.kind
-        )
+        model = self._generating(shape, stage.engine, room)
+        self._hold(plan, model)
+        self._answer(plan, model, counted.rows, samples, source.kind)
         return plan
 
     def _eval(self, stage: EvalStage) -> StagePlan:
+        if isinstance(stage.engine, ServerEngine):
+            return self._eval_elsewhere(stage)
         shapes = [self._shape(model) for model in stage.models]
         biggest = max(shapes, key=lambda shape: shape.parameters)
         plan = StagePlan(stage.name, stage.kind, ", ".join(stage.models), biggest.parameters)
@@ -308,31 +322,47 @@ class Planner:
         ]
         longest = self._room(plan, stage.models, max(suite.sampling.max_tokens for suite in asked), PROMPT)
         widest = max(shapes, key=lambda shape: (shape.parameters, shape.cache))
-        self._hold(plan, widest, stage.engine.max_rows, longest)
+        self._hold(plan, self._generating(widest, stage.engine, longest))
         for suite in asked:
             counted = count_problems("suites", suite.name, suite.source, self.assumed)
             self.tell(counted.told)
             room = min(longest, suite.sampling.max_tokens)
             for shape in shapes:
-                self._answer(
-                    plan, shape, counted.rows, suite.samples, room, stage.engine.max_rows, suite.kind
-                )
+                model = self._generating(shape, stage.engine, room)
+                self._answer(plan, model, counted.rows, suite.samples, suite.kind)
         return plan
 
-    def _hold(self, plan: StagePlan, shape: Shape, rows: int, room: int) -> None:
+    def _eval_elsewhere(self, stage: EvalStage) -> StagePlan:
+        plan = StagePlan(stage.name, stage.kind, f"{', '.join(stage.models)}, at an endpoint")
+        for name in stage.suites:
+            suite = find_suite(name, self.recipe.suites).with_protocol(stage.samples, stage.sampling)
+            counted = count_problems("suites", suite.name, suite.source, self.assumed)
+            self.tell(counted.told)
+            answers = len(stage.models) * counted.rows * suite.samples
+            self._ask_elsewhere(plan, answers, suite.sampling.max_tokens, suite.kind)
+        return plan
+
+    def _ask_elsewhere(self, plan: StagePlan, answers: int, room: int, kind: str) -> None:
+        """Tokens and verdicts; memory and hours of a server are its own."""
+        plan.generated_tokens += answers * min(self.assumed.tokens_per_trace, room)
+        plan.hours += self._verdicts(kind, answers) / 3600
+        plan.notes = ["generated by a server: its memory, hours and price are not in this plan"]
+
+    def _generating(self, shape: Shape, engine: Engine, room: int) -> Generating:
+        assert not isinstance(engine, ServerEngine), "a server is no part of the machine"
+        return Generating(shape, engine, room, self.gpu, self.gpus, self.usable)
+
+    def _hold(self, plan: StagePlan, model: Generating) -> None:
         """The memory of generating: one copy of the model on as few GPUs as hold it with one row."""
-        split = self._split(shape, room)
-
-        def parts(rows: int) -> Parts:
-            return generation_parts(shape, rows, PROMPT + room, split, self.device)
-
-        plan.memory = parts(rows)
+        split = model.split
+        if isinstance(model.engine, VllmEngine):
+            self._hold_vllm(plan, model, split * model.copies)
+            return
+        plan.memory = model.parts(model.rows, split)
         plan.needs = sum(plan.memory.values())
-        plan.largest = {
-            "engine.max_rows": largest(lambda rows: sum(parts(rows).values()) <= self.usable, LONGEST_ROW)
-        }
+        plan.largest = {"engine.max_rows": model.most_rows(LONGEST_ROW)}
         if split > self.gpus:
-            plan.memory = generation_parts(shape, 1, PROMPT + room, self.gpus, self.device)
+            plan.memory = model.parts(1, self.gpus)
             plan.needs = sum(plan.memory.values())
             plan.nearest = {"hardware.gpus": split}
         elif plan.needs > self.usable:
@@ -340,26 +370,27 @@ class Planner:
         if split > 1:
             plan.notes.append(
                 f"a copy of the model takes {split} GPUs; `engine: {{kind: local}}` holds it on one, so this needs "
-                "an engine that splits models"
+                "an engine that splits models: kind vllm"
             )
 
-    def _split(self, shape: Shape, room: int) -> int:
-        split = 1
-        while split < MOST_GPUS:
-            if sum(generation_parts(shape, 1, PROMPT + room, split, self.device).values()) <= self.usable:
-                break
-            split *= 2
-        return split
+    def _hold_vllm(self, plan: StagePlan, model: Generating, gpus: int) -> None:
+        """vLLM takes its share of a GPU and fills it with rows; one row has to fit."""
+        rows = model.most_rows(MOST_ROWS)
+        plan.memory = model.parts(max(1, rows), model.split)
+        plan.needs = sum(plan.memory.values())
+        if not rows:
+            plan.needs = max(plan.needs, self.usable + 1)  # what does not fit into its share does not fit
+            plan.nearest = {"engine.tensor_parallel": model.narrowest}
+        elif gpus > self.gpus:
+            plan.notes.append(f"the engine takes {gpus} GPUs, the machine has {self.gpus}")
+        plan.notes.append(f"{rows} rows side by side in each copy, as if each ran to its limit")
 
-    def _answer(
-        self, plan: StagePlan, shape: Shape, problems: int, samples: int, room: int, rows: int, kind: str
-    ) -> None:
+    def _answer(self, plan: StagePlan, model: Generating, problems: int, samples: int, kind: str) -> None:
         """Add one model's answers to one set of problems, and the verdicts on them."""
-        length, answers = min(self.assumed.tokens_per_trace, room), problems * samples
-        split = min(self._split(shape, room), self.gpus)
+        length, answers = min(self.assumed.tokens_per_trace, model.room), problems * samples
         generated = generate(
-            shape, self.gpu, prompts=problems, answers=answers, length=length, rows=rows, copies=self.gpus // split,
-            split=split, mfu=self.assumed.mfu,
+            model.shape, self.gpu, prompts=problems, answers=answers, length=length, rows=model.rows,
+            copies=model.copies, split=min(model.split, self.gpus), mfu=self.assumed.mfu,
         )  # fmt: skip
         plan.generated_tokens += answers * length
         plan.flops += generated.flops

@@ -52,6 +52,13 @@ def attend(
     shared = {"scale": scaling, "dropout_p": dropout, "enable_gqa": key.shape[1] != query.shape[1]}
     if packed is None:
         assert seen_BQK is not None or query.shape[2] == key.shape[2], "keys of a cache need seen_BQK="
+        if seen_BQK is not None and query.shape[2] == 1:
+            # The heads of a group look at the same keys: as so many queries of one head they share their reading.
+            grouped = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
+            out = scaled_dot_product_attention(
+                grouped, key, value, attn_mask=seen_BQK[:, None], scale=scaling, dropout_p=dropout
+            )
+            return out.flatten(1, 2)[:, None].contiguous(), None
         mask = None if seen_BQK is None else seen_BQK[:, None]
         out = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, **shared

@@ -1,0 +1,215 @@
+"""Threads that put requests to endpoints until each is answered, waiting where they must.
+
+A request is put again after a refusal for now (429, 503), an error of the server's, an answer that is broken, or none
+at all. An address that cannot be reached rests while the others go on. Two things end that: an answer that will be the
+same every time (a wrong key, an unknown model), and `PATIENCE` without an answer from anybody. A request that alone
+keeps failing, while others are answered or a probe is, is given up: it ends as an error of the engine.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from distill.errors import RunFailed
+from distill.generate.endpoint import Busy, Endpoint, Line, Refused, Trouble, wait_before
+from distill.generate.engine import Request
+from distill.records import Completion, FinishReason
+
+#: Seconds without an answer from any address after which the servers count as lost.
+PATIENCE = 600.0
+#: The same where all that comes is "not now" (429, 503): such a server lives, and what it works on may take long.
+PATIENCE_WITH_THE_BUSY = 3600.0
+#: Failures of one request after which it is given up, if nothing else fails.
+ATTEMPTS = 12
+_TOLD_EVERY = 30.0  # seconds
+
+#: Puts one request to one address; raises Busy, Trouble or Refused where no answer comes.
+Put = Callable[[Request, Endpoint, Line], Completion]
+#: Whether an address answers a request that can do it no harm.
+Healthy = Callable[[Endpoint, Line], bool]
+
+
+class Workers:
+    """``concurrency`` threads that share the requests; ``requests_per_minute`` begin at most."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        put: Put,
+        healthy: Healthy,
+        requests: Sequence[Request],
+        concurrency: int,
+        requests_per_minute: int | None,
+    ) -> None:
+        self._endpoints, self._put, self._healthy, self._count = endpoints, put, healthy, len(requests)
+        self._concurrency, self._limit = concurrency, requests_per_minute
+        self._waiting = iter(requests)
+        self._answers: queue.Queue[Completion | Exception] = queue.Queue(maxsize=concurrency)
+        self._taking, self._counting = threading.Lock(), threading.Lock()
+        self._stopped = threading.Event()
+        self._troubles: Counter[str] = Counter()
+        self._ever, self._answered = False, time.monotonic()  # whether and when an address last answered
+        self._told = self._next_start = 0.0
+        self._lines: list[Line] = []
+
+    def completions(self) -> Iterator[Completion]:
+        """One for each request, as they end.
+
+        Raises:
+            RunFailed: no address answers, or they refuse everything.
+        """
+        threads = [
+            threading.Thread(target=self._labour, name=f"request-{number}", daemon=True)
+            for number in range(min(self._concurrency, self._count))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(self._count):
+                answer = self._answers.get()
+                if isinstance(answer, Exception):
+                    raise answer
+                yield answer
+        finally:
+            self._stopped.set()
+            for line in list(self._lines):
+                line.close()  # also tells the servers to stop working for nobody
+            if self._troubles:
+                parts = ", ".join(f"{what} ({times:,})" for what, times in self._troubles.most_common(12))
+                _say(f"{self._troubles.total():,} requests had to be put again: {parts}")
+
+    def _labour(self) -> None:
+        line = Line()
+        self._lines.append(line)
+        try:
+            while not self._stopped.is_set():
+                with self._taking:
+                    request = next(self._waiting, None)
+                if request is None:
+                    return
+                self._hand_over(self._complete(request, line))
+        except _Stopped:
+            pass
+        except Exception as error:
+            if not self._stopped.is_set():
+                self._hand_over(error)
+        finally:
+            line.close()
+
+    def _hand_over(self, answer: Completion | Exception) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self._answers.put(answer, timeout=0.5)
+            except queue.Full:
+                continue
+
+    def _complete(self, request: Request, line: Line) -> Completion:
+        """Put a request until it is answered.
+
+        Raises:
+            RunFailed: nobody answers, or all is refused.
+        """
+        failures, first = 0, 0.0
+        while True:
+            endpoint = self._choose()
+            try:
+                self._pace()
+                found = self._put(request, endpoint, line)
+            except Refused as refused:
+                if refused.everyone or not self._ever:
+                    raise _refusal(endpoint, refused) from None
+                return _given_up(request, str(refused))
+            except (Busy, Trouble) as failure:
+                first = first or time.monotonic()
+                alive = isinstance(failure, Busy) and failure.alive
+                patience = PATIENCE_WITH_THE_BUSY if alive else PATIENCE
+                self._look(endpoint, failure, time.monotonic() - max(first, self._answered) > patience)
+                if isinstance(failure, Busy):
+                    endpoint.busy(failure.seconds)
+                    continue
+                failures += 1
+                if failures >= ATTEMPTS and (self._answered > first or self._healthy(endpoint, line)):
+                    return _given_up(request, f"failed {failures} times, at last: {failure}")
+                self._sleep(wait_before(failures))
+            else:
+                endpoint.answered()
+                self._answered, self._ever = time.monotonic(), True
+                return found
+            finally:
+                with self._taking:
+                    endpoint.flying -= 1
+
+    def _choose(self) -> Endpoint:
+        """The address with the least to do, once one may be asked."""
+        while True:
+            with self._taking:
+                now = time.monotonic()
+                free = [one for one in self._endpoints if one.closed_until <= now]
+                if free:
+                    chosen = min(free, key=lambda one: one.flying)
+                    chosen.flying += 1
+                    return chosen
+            self._sleep(min(one.closed_until for one in self._endpoints) - now)
+
+    def _pace(self) -> None:
+        """Wait for this request's turn, where only so many may begin in a minute."""
+        if self._limit is None:
+            return
+        with self._taking:
+            turn = max(self._next_start, time.monotonic())
+            self._next_start = turn + 60 / self._limit
+        self._sleep(turn - time.monotonic())
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(max(seconds, 0.001)):
+            raise _Stopped
+
+    def _look(self, endpoint: Endpoint, failure: Exception, lost: bool) -> None:
+        """Count a failure, and tell it now and then.
+
+        Raises:
+            RunFailed: it has been too long.
+        """
+        with self._counting:
+            self._troubles[str(failure).partition(":")[0]] += 1
+            now = time.monotonic()
+            tells = now - self._told > _TOLD_EVERY
+            if tells:
+                self._told = now
+        if lost:
+            remedy = "The same command goes on from there once it answers."
+            raise RunFailed(f"{endpoint.url} is lost: {failure}", then=remedy)
+        if tells and not self._stopped.is_set():
+            _say(f"{endpoint.url}: {failure}; it is asked again")
+
+
+class _Stopped(Exception):
+    """Nobody waits for answers any more."""
+
+
+def _refusal(endpoint: Endpoint, refused: Refused) -> RunFailed:
+    return RunFailed(
+        f"{endpoint.url} refuses what it is asked: {refused}",
+        then="Remedy: correct urls, served, key, prompts or sampling of the engine; what was finished is kept.",
+    )
+
+
+def _given_up(request: Request, reason: str) -> Completion:
+    return Completion(
+        problem_id=request.problem_id,
+        sample_index=request.sample_index,
+        text="",
+        prefill=request.prefill,
+        tokens=0,
+        finish_reason=FinishReason.ERROR,
+        error=reason,
+    )
+
+
+def _say(text: str) -> None:
+    print(f"server: {text}", file=sys.stderr, flush=True)
