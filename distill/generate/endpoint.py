@@ -81,12 +81,13 @@ class Endpoint:
     flying: int = 0
     failures: int = 0  # in a row
     closed_until: float = 0.0
+    last_answer: float = 0.0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def answered(self) -> None:
         """It works."""
         with self._lock:
-            self.failures = 0
+            self.failures, self.last_answer = 0, time.monotonic()
 
     def busy(self, seconds: float | None) -> None:
         """Ask nothing for so many seconds, or for longer with every failure in a row."""

@@ -3,7 +3,7 @@
 A request is put again after a refusal for now (429, 503), an error of the server's, an answer that is broken, or none
 at all. An address that cannot be reached rests while the others go on. Two things end that: an answer that will be the
 same every time (a wrong key, an unknown model), and `PATIENCE` without an answer from anybody. A request that alone
-keeps failing, while others are answered or a probe is, is given up: it ends as an error of the engine.
+keeps failing, where others are answered or a probe is, is given up: it ends as an error of the engine.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Workers:
                     continue
                 endpoint.troubled()
                 failures += 1
-                if failures >= ATTEMPTS and (self._answered > first or self._healthy(endpoint, line)):
+                if failures >= ATTEMPTS and (endpoint.last_answer > first or self._healthy(endpoint, line)):
                     return _given_up(request, f"failed {failures} times, at last: {failure}")
                 self._sleep(wait_before(failures))
             else:
