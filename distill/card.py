@@ -17,7 +17,7 @@ import yaml
 from distill.card_results import BEGIN, END, evaluation
 from distill.licences import Llama, licence_of, llama_terms, may_be_llama, name_to_publish
 from distill.recipe import GrpoStage, Recipe, SampleStage, SftStage
-from distill.recipe_parts import Lora, ModelSource, TraceSource
+from distill.recipe_parts import Lora, ModelSource, Portion, TraceSource
 from distill.runs import ADAPTER, CARD_FILES, read_json, write_text_atomic
 
 CARD = CARD_FILES[0]
@@ -245,12 +245,19 @@ def _data(run_path: Path, recipe: Recipe, made: Made) -> str:
             f"Problems `{stage.problems}` from {place}, without any solution shown: {stage.steps:,} updates, "
             f"{generated:,} tokens generated, {trained:,} trained on."
         )
-    rows = ["| trace set | weight | from | traces | tokens |", "|:--|--:|:--|--:|--:|"]
+    rows = [
+        "| trace set | weight | from | traces | tokens | seen in an epoch |",
+        "|:--|--:|:--|--:|--:|--:|",
+    ]
     notes = []
     for name, weight in stage.traces.items():
         read = counts.get("traces_read", {}).get(name, {})
         numbers = [f"{read[key]:,}" if read.get(key) else "not counted" for key in ("traces", "tokens")]
-        rows.append(f"| {name} | {weight:g} | {_trace_origin(recipe, name)} | {' | '.join(numbers)} |")
+        part = counts.get("mixture", {}).get(name, {})
+        numbers.append(f"{part['each_epoch']:,}" if part else "not counted")
+        amount = f"{weight.count:,} traces" if isinstance(weight, Portion) else f"{weight:g}"
+        rows.append(f"| {name} | {amount} | {_trace_origin(recipe, name)} | {' | '.join(numbers)} |")
+        notes += _mixed(name, part)
         if funnel := read_json(run_path / "traces" / name / "funnel.json"):
             notes.append(f"- `{name}`: {_funnel(funnel)}")
     left_out = [f"{count:,} {reason}" for reason, count in counts.get("left_out", {}).items()]
@@ -260,6 +267,21 @@ def _data(run_path: Path, recipe: Recipe, made: Made) -> str:
         f"{trained:,} tokens in the loss (responses only)"
     )
     return "\n".join(rows) + "\n\n" + "\n".join(notes)
+
+
+def _mixed(name: str, part: Mapping[str, int]) -> list[str]:
+    """What a set lacked of the traces that were wanted, and what it had in common with itself and earlier ones."""
+    notes = []
+    if part.get("duplicates"):
+        notes.append(
+            f"- `{name}`: {part['duplicates']:,} traces that an earlier one says already were left out"
+        )
+    if part.get("usable", 0) < part.get("wanted", 0):
+        again = f"{part['repeated']:,} were seen again" if part["repeated"] else "none was repeated"
+        notes.append(
+            f"- `{name}`: {part['usable']:,} usable traces of the {part['wanted']:,} wanted; {again}"
+        )
+    return notes
 
 
 def _trace_origin(recipe: Recipe, name: str) -> str:

@@ -19,7 +19,7 @@ from distill.manifest import surroundings
 from distill.order import check_machine, check_order, upstream
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import Engine, LocalEngine, ServerEngine
+from distill.recipe_parts import Engine
 from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
 
 
@@ -160,24 +160,11 @@ class Chain:
         return folder
 
     def _engine(self, name: str, settings: Engine) -> tuple[Any, Any]:
-        """What generates with a model, and the model's chat format; only the local engine loads weights here."""
-        if isinstance(settings, LocalEngine):
-            from distill.generate import local
+        """What generates with a model, and the model's chat format."""
+        from distill.generate.choice import choose
 
-            loaded = self._load(name)
-            return local.LocalEngine(loaded, self.device, settings.max_rows), loaded.chat
-        from distill import models
-
-        source, place = self.recipe.models[self.recipe.source_model(name)], self._place(name)
-        known = models.preview(name, models.as_made(source, place), ours=False)
-        if isinstance(settings, ServerEngine):
-            from distill.generate import server
-
-            return server.ServerEngine(name, known.chat, settings), known.chat
-        from distill.generate import vllm_engine
-
-        limits = {"context": known.context, "rope_theta": source.rope_theta}
-        return vllm_engine.VllmEngine(name, str(place), known.chat, settings, **limits), known.chat
+        source = self.recipe.models[self.recipe.source_model(name)]
+        return choose(name, settings, source, self._place(name), lambda: (self._load(name), self.device))
 
     # ------------------------------------------------------------------------------------------ stages
 

@@ -1,4 +1,4 @@
-"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards."""
+"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards, publish."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import UserError
+from distill.export_traces import add_export_traces
+
+EXTRACTS = ("boxed", "hash", "user", "assistant")
 
 
 def add_traces(commands: Any, command: Any) -> None:
     """Add the command group ``traces``; ``command`` is how `distill.cli` adds one."""
-    group = commands.add_parser("traces", help="bring existing traces in, filter them anew, merge shards")
+    group = commands.add_parser("traces", help="import traces, filter them anew, merge shards, export")
     traces = group.add_subparsers(required=True, metavar="COMMAND")
     imports = command(traces, "import", _import, "verify and filter existing traces", recipe=None)
     imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
@@ -23,9 +26,29 @@ def add_traces(commands: Any, command: Any) -> None:
         type=comma_list,
         default=[],
         metavar="OURS=THEIRS,...",
-        help="e.g. problem=question,response=answer,reference=solution:boxed",
+        help="e.g. problem=question,response=answer,reference=solution:boxed,problem=messages:user",
     )
-    imports.add_argument("--kind", choices=["math", "choice", "code", "open"], default="math")
+    imports.add_argument(
+        "--each",
+        type=comma_list,
+        default=[],
+        metavar="COLUMN,...",
+        help="columns of lists, side by side: each place becomes a row",
+    )
+    imports.add_argument(
+        "--where", type=comma_list, default=[], metavar="COLUMN=VALUE,...", help="only rows that hold these"
+    )
+    imports.add_argument(
+        "--rewrite",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="replace a text in each response, e.g. a thought's tag; repeatable, in this order",
+    )
+    imports.add_argument("--split", default="train", help="of a folder or hub data set (default: train)")
+    imports.add_argument(
+        "--kind", choices=["math", "choice", "code", "open"], help="of rows that name none (default: math)"
+    )
     imports.add_argument(
         "--filter",
         type=comma_list,
@@ -48,6 +71,7 @@ def add_traces(commands: Any, command: Any) -> None:
     merges = command(traces, "merge", _merge, "put the shards of a harvest together", recipe=None)
     merges.add_argument("folders", nargs="+", metavar="DIR", help="the trace set of each shard")
     merges.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    add_export_traces(traces, command)
     for sub in (imports, filters):
         sub.add_argument(
             "--set",
@@ -63,7 +87,7 @@ def _import(options: argparse.Namespace) -> None:
     from teacher.funnel import as_lines
     from teacher.importing import import_traces
 
-    fields = dict(pair("--map", item) for item in options.map)
+    source = _source(options)
     asked = parse_filters("--filter", dict(pair("--filter", item) for item in options.filter))
     settings = {"filters": asked.model_dump(exclude_unset=True)}
     filters, cap, suites = _settings(settings, options.set)
@@ -72,8 +96,7 @@ def _import(options: argparse.Namespace) -> None:
             "--set", "keep_per_problem", "an import keeps all that pass", "set it with traces filter"
         )
     funnel = import_traces(
-        options.file,
-        _with_extracts(fields),
+        source,
         Path(options.out),
         kind=options.kind,
         filters=filters,
@@ -81,6 +104,30 @@ def _import(options: argparse.Namespace) -> None:
         suites=suites,
     )
     show(options, funnel, as_lines(funnel))
+
+
+def _source(options: argparse.Namespace) -> Any:
+    """What is imported, as a recipe's ``traces:`` would say it."""
+    import yaml
+
+    from distill.trace_rows import parse_trace_source
+
+    where = dict(pair("--where", item) for item in options.where)
+    rewrite = [item.partition("=") for item in options.rewrite]
+    for theirs, equals, _ in rewrite:
+        if not (theirs and equals):
+            raise UserError("--rewrite", theirs, "is no THEIRS=OURS", "write --rewrite '<thought>=<think>'")
+    fields = _with_extracts(dict(pair("--map", item) for item in options.map))
+    return parse_trace_source(
+        {
+            "path": options.file,
+            "split": options.split,
+            "fields": fields,
+            "each": options.each,
+            "where": {column: yaml.safe_load(value) for column, value in where.items()},
+            "rewrite": {theirs: ours for theirs, _, ours in rewrite},
+        }
+    )
 
 
 def _filter(options: argparse.Namespace) -> None:
@@ -127,11 +174,11 @@ def _settings(settings: dict[str, Any], overrides: Sequence[str]) -> tuple[Any, 
 
 
 def _with_extracts(fields: dict[str, str]) -> dict[str, Any]:
-    """`reference=solution:boxed` takes the reference out of a longer field."""
+    """`reference=solution:boxed` takes the reference out of a longer field, `problem=messages:user` a turn."""
     taken: dict[str, Any] = {}
     for ours, theirs in fields.items():
         source, colon, how = theirs.rpartition(":")
-        taken[ours] = {"from": source, "extract": how} if colon and how in ("boxed", "hash") else theirs
+        taken[ours] = {"from": source, "extract": how} if colon and how in EXTRACTS else theirs
     return taken
 
 

@@ -96,13 +96,13 @@ def export_model(
     to = to.absolute()
     waiting = to.with_name(f".{to.name}.tmp")
     address = None
-    with _room(to):
+    with room(to):
         shutil.rmtree(waiting, ignore_errors=True)
         try:
             _copy(run_path / "models" / model, waiting, base)
             (waiting / card.CARD).write_text(card.published(text, push) if push else text, encoding="utf-8")
             if push:
-                address = _publish(waiting, push, private)
+                address = publish(waiting, push, private)
             waiting.replace(to)  # an empty folder gives way
         finally:
             shutil.rmtree(waiting, ignore_errors=True)
@@ -156,8 +156,7 @@ def _check_push(recipe: Any, model: str, push: str | None, private: bool, base: 
             raise UserError("--private", None, "nothing is published", "give --push USER/NAME with it")
         return
     user, _, name = push.partition("/")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
-        raise UserError("--push", push, "is no name of a repository", "write USER/NAME")
+    check_repository(push)
     if (terms := terms_of(recipe, model)) and not name.startswith(terms.prefix):
         reason = f'the {terms.licence} asks for a name that begins with "{terms.prefix}"'
         raise UserError("--push", push, reason, f"--push {user}/{terms.prefix}-{name}")
@@ -166,8 +165,18 @@ def _check_push(recipe: Any, model: str, push: str | None, private: bool, base: 
         raise UserError("--push", push, reason, "publish the whole model: leave out --adapter-only")
 
 
+def check_repository(push: str) -> None:
+    """Refuse what is no name of a repository.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
+        raise UserError("--push", push, "is no name of a repository", "write USER/NAME")
+
+
 @contextmanager
-def _room(to: Path) -> Iterator[None]:
+def room(to: Path) -> Iterator[None]:
     """Folders for ``to`` to stand in; those that were made go again when the block breaks."""
     from distill.places import check_place, new_folder
 
@@ -207,8 +216,15 @@ def _copy(folder: Path, waiting: Path, base: str | None) -> None:
     config.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def _publish(folder: Path, repository: str, private: bool) -> str:
-    """Upload a folder; returns its address. The token is the environment's or that of the hub's own login."""
+def publish(folder: Path, repository: str, private: bool, kind: str = "model") -> str:
+    """Upload a folder; returns its address. The token is the environment's or that of the hub's own login.
+
+    Args:
+        kind: of the repository: ``model`` or ``dataset``.
+
+    Raises:
+        UserError: there is no token, the hub refuses, or the repository is public and must not be.
+    """
     import huggingface_hub
 
     if huggingface_hub.get_token() is None:
@@ -216,12 +232,11 @@ def _publish(folder: Path, repository: str, private: bool) -> str:
         raise UserError("--push", repository, "no token of the hub is there", remedy)
     api = huggingface_hub.HfApi()
     try:
-        address = str(api.create_repo(repository, private=private or None, exist_ok=True))
-        public = private and not api.repo_info(repository).private
+        address = str(api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True))
+        public = private and not api.repo_info(repository, repo_type=kind).private
         if not public:
-            api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message="A model made by distill"
-            )
+            words = f"A {kind} made by distill"
+            api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, commit_message=words)
     except (
         Exception
     ) as error:  # those of its HTTP library, which changes with its version, have no class in common
@@ -231,5 +246,5 @@ def _publish(folder: Path, repository: str, private: bool) -> str:
         raise UserError("--push", repository, reason, remedy) from error
     if public:
         remedy = "make it private on the hub, or give another name"
-        raise UserError("--private", repository, "the repository is there already and is public", remedy)
+        raise UserError("--push", repository, "the repository is there already and is public", remedy)
     return address

@@ -1,4 +1,4 @@
-"""What is known for sure of the licences of given models, by their hub names; of all others nothing is said.
+"""What is known for sure of the licences of given models and data sets, by their hub names; of others nothing is said.
 
 Only what a model's card must state: the licence of a model made from them, the name it may bear, what has to be
 displayed. Sources: the licences themselves and the models' own cards.
@@ -86,6 +86,19 @@ def licence_of(name: str) -> Licence:
             return Licence(None, f"a licence of its own, unlike most sizes of Qwen2.5: {_OWN_CARD}")
         return _APACHE
     return Licence(None, _OWN_CARD)
+
+
+#: Data sets whose own cards state their licence, by the hub's word for it.
+_DATA = {
+    "openai/gsm8k": "mit",
+    "open-r1/OpenR1-Math-220k": "apache-2.0",
+    "open-thoughts/OpenThoughts-114k": "apache-2.0",
+}
+
+
+def licence_of_data(name: str) -> str | None:
+    """The hub's word for the licence of a data set, by its hub name; None where nothing is known for sure."""
+    return _DATA.get(name)
 
 
 def llama_terms(names: list[str]) -> Llama | None:

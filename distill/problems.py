@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from distill.conversations import said_by
 from distill.errors import UserError
 from distill.recipe_parts import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
+from distill.shards import open_parquet
 from distill.verify.marks import last_boxed
 from distill.world import make_problems
 
@@ -149,10 +151,9 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
 
 def _read_parquet(file: Path) -> Iterator[Row]:
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(file) as table:
+        with open_parquet(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
@@ -170,9 +171,11 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
         elif (folder / "dataset_dict.json").exists():
             rows = datasets.load_from_disk(str(folder))[split]
         elif folder.is_dir():
-            rows = datasets.load_dataset(str(folder), split=split)
+            # Streamed, as the library's cache takes two folders of one name and form for the same.
+            rows = datasets.load_dataset(str(folder), split=split, streaming=True)
         else:
             rows = datasets.load_dataset(hub_name, config or None, split=split, revision=revision or None)
+        yield from rows
     except (
         Exception
     ) as error:  # datasets raises a dozen kinds: for names, splits, configurations, the network
@@ -181,7 +184,6 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
         raise UserError(
             key, path, reason, "check name and split, or give a local JSONL or Parquet file"
         ) from error
-    yield from rows
 
 
 # ------------------------------------------------------------------------------------ one row
@@ -209,6 +211,8 @@ class RowReader:
         value = self.row[column]
         if not isinstance(theirs, Taken) or value is None:
             return value
+        if theirs.extract == "user" or theirs.extract == "assistant":
+            return said_by(value, theirs.extract)
         taken = last_boxed(str(value)) if theirs.extract == "boxed" else after_hashes(str(value))
         if taken is None:
             mark = "\\boxed{}" if theirs.extract == "boxed" else "####"

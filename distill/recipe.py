@@ -15,6 +15,7 @@ from distill.errors import UserError
 from distill.recipe_parts import (
     DEFAULT_LENGTH,
     Advantage,
+    Amount,
     Clip,
     Collect,
     Engine,
@@ -50,12 +51,15 @@ from distill.recipe_types import (
 
 
 class SftStage(Section):
-    """Supervised fine-tuning on traces; the loss counts the response only. ``batch_size`` is traces an update."""
+    """Supervised fine-tuning on traces; the loss counts the response only. ``batch_size`` is traces an update.
+
+    ``traces``: how often an epoch sees each trace of a set (``1``), or how many (``{count: 600000}``).
+    """
 
     name: Name
     kind: Literal["sft"]
     model: str
-    traces: Annotated[dict[str, Positive], Field(min_length=1)]
+    traces: Annotated[dict[str, Amount], Field(min_length=1)]
     makes: Name
     role: Role = "student"
     method: Literal["full", "lora", "qlora"] = "full"

@@ -273,8 +273,9 @@ def _check_model(at: str, model: ModelSource) -> None:
 def _check_data(at: str, source: ProblemSource | TraceSource | SuiteSource) -> None:
     if not isinstance(source, SuiteSource) or (source.path and source.world):
         _exactly_one(at, source, "path", "world")  # a suite may have neither: a known one with another limit
-    if source.world and source.fields:
-        raise UserError(f"{at}.fields", None, "has no effect with `world`", "drop it, or give a `path`")
+    for key in ("fields", "each", "where", "rewrite"):
+        if source.world and getattr(source, key, None):
+            raise UserError(f"{at}.{key}", None, "has no effect with `world`", "drop it, or give a `path`")
     instruction = None if isinstance(source, TraceSource) else source.instruction
     if instruction is not None and "{problem}" not in instruction:
         remedy = "write {problem} where the problem goes"

@@ -63,10 +63,14 @@ class ModelSource(Section):
 
 
 class Taken(Section):
-    """Our field taken out of a longer one of the source: the last ``\\boxed{}`` or what follows ``####``."""
+    """Our field taken out of a longer one of the source.
+
+    Out of a text: the last ``\\boxed{}``, or what follows ``####``. Out of a conversation (a list of turns): what its
+    ``user`` asks, or what its ``assistant`` says.
+    """
 
     from_: str = Field(alias="from")
-    extract: Literal["boxed", "hash"]
+    extract: Literal["boxed", "hash", "user", "assistant"]
 
 
 def _spelling(value: Any) -> str:
@@ -118,12 +122,36 @@ class WorldTraces(Section):
 
 
 class TraceSource(Section):
-    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world."""
+    """Traces from a file or hub data set with ``fields`` problem and response, or from the built-in world.
+
+    ``each`` names columns of lists, side by side, whose places become rows; ``where`` the values that a row must have;
+    ``rewrite`` texts to replace in responses, in this order. See `trace_rows`.
+    """
 
     path: Place | None = None
     split: str = "train"
     world: WorldTraces | None = None
     fields: Fields = {}
+    each: list[str] = []
+    where: dict[str, bool | int | float | str] = {}
+    rewrite: dict[Annotated[str, Field(min_length=1)], str] = {}
+
+
+class Portion(Section):
+    """So many traces of a set in each epoch, the same in each; ``repeat``: a set that has fewer gives some again."""
+
+    count: Count
+    repeat: bool = False
+
+
+def _amount(value: Any) -> str:
+    return "portion" if isinstance(value, dict | Portion) else "times"
+
+
+#: How much of a trace set an epoch sees: each trace so many times, or a number of traces.
+Amount = Annotated[
+    Annotated[Positive, Tag("times")] | Annotated[Portion, Tag("portion")], Discriminator(_amount)
+]
 
 
 class SuiteSource(Section):

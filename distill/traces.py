@@ -1,8 +1,9 @@
 """Where a student's traces come from: the built-in world, a set that this toolkit wrote, or anybody's table of answers.
 
-Another's table has a column for the problem and one for the response; the recipe's ``fields`` maps ours to them:
-problem, response, reference, tests, choices, kind (default math), finish_reason, tokens, teacher. Rows with the same
-problem text are samples of one problem.
+Another's table has a column for the problem and one for the response, or one for the conversation; the recipe's
+``fields`` maps ours to them: problem, response, reference, tests, choices, kind (default math), finish_reason, tokens,
+teacher. How a row becomes several, or none, stands in `trace_rows`. Rows with the same problem text are samples of one
+problem. A set that was exported comes back as it was.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import get_args
 from pydantic import ValidationError
 
 from distill.errors import RunFailed, UserError
+from distill.messages import is_message_row, trace_of
 from distill.problems import JSONL, Row, RowReader, check_names, read_rows
 from distill.problems import OURS as PROBLEM_FIELDS
 from distill.recipe_parts import TraceSource
 from distill.records import FinishReason, Kind, Trace, row_id
 from distill.shards import read_parquet
+from distill.trace_rows import one_response_each, rewritten, with_known_map
 from distill.world import make_traces
 
 #: A row with both of these columns was written by this toolkit.
@@ -45,14 +48,19 @@ def load_traces(name: str, source: TraceSource, seed: int) -> list[Trace]:
     check_names(f"{key}.fields", source.fields, FIELDS)
     if source.world is not None:
         return make_traces(source.world, seed)
+    source = with_known_map(source)
     assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
     own = Path(source.path).expanduser() / "traces.parquet"
     if own.exists() and not source.fields:
         return _kept(f"{key}.path", source.path, _read_ours(own))
     first = next(read_rows(source.path, source.split, f"{key}.path"), {})
-    if first.keys() >= OURS and not source.fields:
+    if first.keys() >= OURS and "messages" not in first and not source.fields:
         return _kept(f"{key}.path", source.path, _read_own_rows(f"{key}.path", source))
-    return _kept(f"{key}.path", source.path, read_foreign(key, name, source))
+    left_out: Counter[str] = Counter()
+    found = _kept(f"{key}.path", source.path, read_foreign(key, name, source, left_out=left_out))
+    for reason, count in left_out.items():
+        print(f"{source.path}: left out {count:,} responses: {reason}", file=sys.stderr)
+    return found
 
 
 def read_made_traces(folder: Path) -> list[Trace]:
@@ -68,15 +76,22 @@ def read_made_traces(folder: Path) -> list[Trace]:
 
 
 def read_foreign(
-    key: str, source_name: str, source: TraceSource, *, kind: Kind = "math", to_verify: bool = False
+    key: str,
+    source_name: str,
+    source: TraceSource,
+    *,
+    kind: Kind = "math",
+    to_verify: bool = False,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Trace]:
-    """Another's rows as traces, unverified and unmeasured, one by one.
+    """Another's rows as traces, unverified and unmeasured, one by one; rows that we exported are what they were.
 
     Args:
         key: where the source is described, for error messages.
         source_name: rows' problems are called ``source_name:HASH``.
         kind: of rows that name none.
         to_verify: each row must bring what decides its answer.
+        left_out: counts the responses that the source's map leaves out, by reason.
 
     Raises:
         UserError: a row is without problem, response or (``to_verify``) reference or tests, or one of them cannot be
@@ -84,8 +99,13 @@ def read_foreign(
     """
     assert source.path is not None
     samples: Counter[str] = Counter()
-    for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path"), start=1):
-        reader = RowReader(key, number, row, source.fields)
+    rows = read_rows(source.path, source.split, f"{key}.path")
+    counted = Counter() if left_out is None else left_out
+    for number, row, fields in one_response_each(key, rows, source, counted):
+        reader = RowReader(key, number, row, fields)
+        if is_message_row(row):
+            yield _exported(reader)
+            continue
         row_kind = reader.value("kind") or kind
         if row_kind not in get_args(Kind):
             reader.refuse("kind", row_kind, "is no kind of problem", f"known: {', '.join(get_args(Kind))}")
@@ -98,11 +118,25 @@ def read_foreign(
         yield Trace.of(
             problem,
             samples[problem.id] - 1,
-            completion=_text(reader, "response", reader.value("response")),
+            completion=_response(reader, source.rewrite),
             tokens=_tokens(reader),
             finish_reason=_finish_reason(reader),
             teacher=str(reader.value("teacher") or source_name),
         )
+
+
+def _exported(reader: RowReader) -> Trace:
+    try:
+        return trace_of(reader.row)
+    except (ValueError, TypeError) as error:  # of pydantic and json too
+        words = str(error).splitlines()
+        reason = f"is no trace that was exported: {'; '.join(words[1:3] or words)}"
+        reader.refuse("messages", None, reason, "export it again, or map its columns")
+
+
+def _response(reader: RowReader, rewrite: dict[str, str]) -> str:
+    text = _text(reader, "response", reader.value("response"))
+    return _text(reader, "response", rewritten(text, rewrite)) if rewrite else text
 
 
 def _text(reader: RowReader, field: str, value: object) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from distill.recipe_filters import Filters
 from distill.records import Trace
 from distill.runs import write_json_atomic, write_text_atomic
-from distill.shards import replacing, write_parquet
+from distill.shards import open_parquet, replacing, write_parquet
 from teacher.contamination import Suites
 from teacher.facts import Facts
 from teacher.filters import Decisions, changed, decide_facts
@@ -106,7 +106,7 @@ def _rewrite(undecided: Path, path: Path, columns: Facts, decisions: Decisions) 
     import pyarrow.parquet as pq
 
     examples, done, problem_B = Examples(), 0, columns["problem"]
-    with pq.ParquetFile(undecided) as file, replacing(path) as temporary:
+    with open_parquet(undecided) as file, replacing(path) as temporary:
         schema = file.schema_arrow
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for batch in file.iter_batches(batch_size=_ROWS):

@@ -285,16 +285,17 @@ class FakeHub:
         self.public_already = False
         self.refuses: Exception | None = None
 
-    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> str:
+    def create_repo(self, repo_id: str, *, repo_type: str, private: bool | None, exist_ok: bool) -> str:
         if self.refuses:
             raise self.refuses
         self.private = private and not self.public_already
         return f"https://hub.example/{repo_id}"
 
-    def repo_info(self, repo_id: str) -> Any:
+    def repo_info(self, repo_id: str, *, repo_type: str) -> Any:
         return self
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+    def upload_folder(self, *, repo_id: str, repo_type: str, folder_path: Path, commit_message: str) -> None:
+        assert repo_type == "model"
         self.files = {
             path.relative_to(folder_path).as_posix(): path.read_bytes()
             for path in folder_path.rglob("*")

@@ -13,10 +13,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 LAYERS = {
     0: "errors recipe recipe_parts recipe_filters recipe_types recipe_errors recipe_file runs places manifest records "
     "shards",
-    1: "verify grade grade_files chat lengths loops language card card_results licences",
+    1: "verify grade grade_files chat lengths loops language card card_results licences conversations messages "
+    "trace_rows",
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask plan",
-    4: "cli cli_traces chain crew order inputs export",
+    4: "cli cli_traces chain crew order inputs export export_traces",
 }
 LEVEL = {f"distill.{name}": level for level, names in LAYERS.items() for name in names.split()}
 LEVEL |= {"teacher": 3, "eval": 3}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -180,3 +182,13 @@ def test_what_is_no_parquet_file_of_traces_is_told(tmp_path: Path) -> None:
     file.write_text("id,problem\n")
     with pytest.raises(RunFailed, match=r"traces\.parquet: no Parquet file of traces"):
         list(read_parquet(file))
+
+
+def test_a_long_file_is_never_held(tmp_path: Path) -> None:
+    """Arrow holds what one group of 15 takes, not what was read before."""
+    lots = random.Random(0)
+    rows = (trace(id=str(number), completion=lots.randbytes(1000).hex()) for number in range(15_000))
+    write_parquet(tmp_path / "t.parquet", rows)
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read_parquet(tmp_path / "t.parquet")]
+    assert max(held) < (tmp_path / "t.parquet").stat().st_size / 2

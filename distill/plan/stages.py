@@ -12,7 +12,7 @@ from distill.plan.engines import MOST_GPUS, MOST_ROWS, Generating
 from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.hardware import USABLE, Gpu, find_gpu
 from distill.plan.memory import Parts, Training, generation_parts, host_bytes, training_parts
-from distill.plan.sizes import Assumptions, count_problems, count_traces, trace_tokens
+from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
 from distill.plan.work import (
     PROMPT,
     VERDICT_SECONDS,
@@ -196,10 +196,10 @@ class Planner:
 
     def _train_work(self, plan: StagePlan, stage: SftStage, training: Training, longest: int) -> None:
         for name, weight in stage.traces.items():
-            counted = count_traces(self.recipe, name, self.assumed)
+            counted = count_seen(self.recipe, name, weight, self.assumed)
             self.tell(counted.told)
             length = min(longest, trace_tokens(self.recipe, name, longest, self.assumed) + PROMPT)
-            tokens = counted.rows * weight * stage.epochs * length
+            tokens = counted.rows * stage.epochs * length
             plan.trained_tokens += tokens
             plan.flops += training_flops(training, tokens, length)
         plan.hours = compute_seconds(plan.flops, self.gpu, self.gpus, self.assumed.mfu) / 3600

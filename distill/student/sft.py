@@ -106,6 +106,7 @@ def fine_tune(
         "trained_tokens": trained_tokens,
         "generated_tokens": 0,
         "left_out": mixture.left_out,
+        "mixture": mixture.parts,
     }
     return Tuned(counts, updater.whole() if give_weights else {})
 

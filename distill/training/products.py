@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-#: Tokens of a tile, from the largest that fits.
-TILES = (2048, 1024, 512, 256, 128, 64)
+#: Tokens of a tile, from the largest that fits. Each is more kernels to keep: six sizes took 30 MB more than three.
+TILES = (2048, 512, 128)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None
     ) -> torch.Tensor:
-        ctx.save_for_backward(x_TI, weight_OI)
+        ctx.save_for_backward(x_TI if ctx.needs_input_grad[1] else None, weight_OI)
         made_TO = x_TI.new_empty(len(x_TI), len(weight_OI))
         for here in _tiles(len(x_TI)):
             torch.mm(x_TI[here], weight_OI.T, out=made_TO[here])
@@ -92,9 +92,9 @@ class _Product(torch.autograd.Function):
         x_TI, weight_OI = ctx.saved_tensors
         to_x, to_weight, to_bias = ctx.needs_input_grad
         grad_TO = grad_TO.contiguous()
-        grad_x_TI = torch.empty_like(x_TI) if to_x else None
+        grad_x_TI = grad_TO.new_empty(len(grad_TO), weight_OI.shape[1]) if to_x else None
         grad_weight_OI = torch.zeros_like(weight_OI) if to_weight else None
-        for here in _tiles(len(x_TI)):
+        for here in _tiles(len(grad_TO)):
             if grad_x_TI is not None:
                 torch.mm(grad_TO[here], weight_OI, out=grad_x_TI[here])
             if grad_weight_OI is not None:

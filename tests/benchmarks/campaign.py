@@ -6,7 +6,7 @@ The teacher answers at no cost: texts of log-normal length, mean 5,355 tokens (t
 2.7 characters each (as in 590 recorded long thoughts), put together from a pool of sentences, with planted flaws: wrong
 answers, cut thoughts, loops, another language, copies, and questions of a suite. Processes, one for each core, as
 shards of problems would run, generate, verify, measure and write rows; then one process, with helpers on all cores,
-decides over all of them in two passes, and exports what is kept.
+decides over all of them in two passes, and exports what is kept: messages in Parquet, card and samples.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from distill.chat import ThoughtTags
+from distill.export_traces import export_set
 from distill.recipe_filters import Filters
 from distill.records import FinishReason, Problem, Trace, sample_seed
-from distill.shards import append_rows, read_parquet, read_rows
+from distill.shards import append_rows, read_rows
 from distill.verify import Response, check_many
 from teacher.contamination import Passage, Suites
+from teacher.exporting import Settings
 from teacher.funnel import as_lines
 from teacher.measures import measure
-from teacher.trace_set import SIGNATURES, TRACES, write_trace_set
+from teacher.trace_set import SIGNATURES, write_trace_set
 
 SAMPLES, MEAN_TOKENS, SIGMA, LETTERS_PER_TOKEN = 8, 5355, 0.8, 2.7
 CORES, WANTED_TRACES, WANTED_CORES = 2, 800_000, 16
@@ -211,20 +213,9 @@ def noting(traces: Iterator[Trace]) -> Iterator[Trace]:
     peaks.append(peak_mb())
 
 
-def export(folder: Path) -> int:
-    """What is kept, as messages."""
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for trace in read_parquet(folder / TRACES):
-            if trace.kept:
-                said = [("user", trace.problem), ("assistant", trace.completion)]
-                yield {"id": trace.id, "messages": [{"role": role, "content": text} for role, text in said]}
-
-    kept, number = rows(), 0
-    while some := list(islice(kept, 256)):
-        append_rows(folder / "messages.jsonl", some)
-        number += len(some)
-    return number
+def exported_to(folder: Path) -> Path:
+    """Where what is kept goes: beside the set."""
+    return folder.with_name(f"{folder.name}-export")
 
 
 def peak_mb() -> float:
@@ -249,11 +240,11 @@ def campaign(traces: int, folder: Path) -> dict[str, Any]:
     suites = exam(problems)
     alone, helped = time.process_time(), cpu_of_children()
     funnel = decide(folder, shards, suites)
-    decided = time.perf_counter()
-    exported = export(folder)
+    decided, decided_mb = time.perf_counter(), peak_mb()
+    exported = export_set(folder, exported_to(folder), Settings())
     done = time.perf_counter()
     alone, helped = time.process_time() - alone, cpu_of_children() - helped
-    assert exported == funnel["kept"]["traces"], (exported, funnel["kept"])
+    assert exported["traces"] == funnel["kept"]["traces"], (exported, funnel["kept"])
     assert (folder / SIGNATURES).stat().st_size == problems * SAMPLES * 480
     workers_seconds = {
         name: max(one[name] for one in told) for name in ("generate", "verify", "measure", "write")
@@ -264,11 +255,16 @@ def campaign(traces: int, folder: Path) -> dict[str, Any]:
         "seconds": done - started,
         "phases": {**workers_seconds, "decide": decided - sampled, "export": done - decided},
         "sampled_seconds": sampled - started,
-        "memory_mb": {"worker": max(one["memory_mb"] for one in told), "decide": peak_mb()},
+        "memory_mb": {
+            "worker": max(one["memory_mb"] for one in told),
+            "decide": decided_mb,
+            "export": peak_mb(),
+        },
         "cpu": {"alone": alone, "helpers": helped},
         # The first half fills buffers of rows, which no longer grow then.
         "growth_kb": 1024 * (peaks[-1] - peaks[len(peaks) // 2]) / (problems * SAMPLES / 2),
         "funnel": funnel,
+        "exported": exported,
     }
 
 
@@ -284,11 +280,16 @@ def tell(found: dict[str, Any]) -> dict[str, Any]:
     memory = found["memory_mb"]
     print(f"{'all':<12}{found['seconds']:10.1f} s")
     print(
-        f"memory: {memory['worker']:.0f} MB in a worker, {memory['decide']:.0f} MB in the process that decides"
+        f"memory: {memory['worker']:.0f} MB in a worker, {memory['decide']:.0f} MB in the process that decides, "
+        f"{memory['export']:.0f} MB once it has exported"
     )
     ours = {name: seconds for name, seconds in phases.items() if name != "generate"}
     bound = max(ours, key=lambda name: ours[name])
     print(f"bound by: {bound}")
+    out = found["exported"]
+    print(
+        f"exported: {out['traces']:,} traces as messages, {out['files']} files, {out['bytes'] / 1e6:,.0f} MB"
+    )
     # Workers and helpers share their work; what one process does alone it does whatever the cores. Processor seconds,
     # because others may have used the cores meanwhile.
     shared = sum(phases[name] for name in ("verify", "measure", "write")) * CORES + found["cpu"]["helpers"]
@@ -316,14 +317,16 @@ def main() -> None:
     options = parser.parse_args()
     traces = 500 if options.quick else options.traces
     folder = options.folder or Path(tempfile.mkdtemp(prefix="campaign-"))
-    if options.folder and options.folder.exists():
-        sys.exit(f"{options.folder} exists: give a new folder")
+    for place in (folder, exported_to(folder)) if options.folder else ():
+        if place.exists():
+            sys.exit(f"{place} exists: give a new folder")
     try:
         found = campaign(traces, folder)
         result = tell(found)
     finally:
         if not options.folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            for place in (folder, exported_to(folder)):
+                shutil.rmtree(place, ignore_errors=True)
     if options.json:
         print(json.dumps(result))
 
