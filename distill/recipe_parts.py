@@ -214,9 +214,10 @@ class ServerEngine(Section):
     """OpenAI-compatible endpoints that serve the model; requests are spread over all ``urls``.
 
     ``served`` is the model's name there (None: the only one that the endpoint lists). ``prompts``: token ids, or
-    messages that the endpoint puts into its own template. Of all requests ``concurrency`` are open at a time, and
-    ``requests_per_minute`` begin. After ``timeout`` seconds of silence a request is put again; an answer that is not
-    streamed is all silence until it is there. ``key`` is the NAME of the environment variable that holds the API key.
+    messages that the endpoint puts into its own template. Of all requests ``concurrency`` are open at a time and
+    ``requests_per_minute`` begin; none begins while prompts and answers exceed ``tokens_per_minute``. After ``timeout``
+    seconds of silence a request is put again; an answer that is not streamed is all silence until it is there. ``key``
+    is the NAME of the environment variable that holds the API key.
     """
 
     kind: Literal["server"]
@@ -225,12 +226,13 @@ class ServerEngine(Section):
     prompts: Literal["ids", "messages"] = "ids"
     concurrency: Count = 64
     requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
     timeout: Positive = 1800.0
     key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
 
 
 #: Settings of a server that say how it is reached and not what it answers: changing them makes no stage due again.
-ENDPOINT = frozenset({"urls", "concurrency", "requests_per_minute", "timeout", "key"})
+ENDPOINT = frozenset({"urls", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "key"})
 
 
 def _engine_kind(value: Any) -> str:

@@ -155,7 +155,7 @@ def check_rows(out: Path, samples: int | None = None) -> None:
 
 def troubles(seed: int) -> list[str | None]:
     """What the server does instead of answering; most of the time it answers."""
-    return random.Random(seed).choices([None, *FAULTS], [30, *[1] * len(FAULTS)], k=20_000)
+    return random.Random(seed).choices([None, *FAULTS], [80, *[1] * len(FAULTS)], k=20_000)
 
 
 def kill(
@@ -260,6 +260,28 @@ def test_a_disk_that_is_full_at_any_moment_costs_nothing(
     assert failures >= 5 and told.count("Make room") == failures and "Traceback" not in told, told[-4000:]
     assert "unfinished write, cut off" in told
     assert whole_set(saved) == whole_set(tmp_path / "whole")
+
+
+def test_a_server_that_is_lost_costs_the_requests_in_flight(
+    commands: Commands, teacher: tuple[Path, ChatFormat], tmp_path: Path
+) -> None:
+    folder, chat = teacher
+    recipe = write_recipe(tmp_path, folder, COLLECT["fixed"], SERVER)
+    with FakeServer(chat) as fake:
+        assert commands.run(sample(recipe, tmp_path / "whole", fake.url)) == 0, commands.told[-4000:]
+    out = tmp_path / "lost"
+    with FakeServer(
+        chat, [None] * 200 + ["404"] * 100
+    ) as fake:  # the model is gone, and asking again never helps
+        assert commands.run(sample(recipe, out, fake.url)) == 1
+        assert "HTTP 404" in commands.told[-4000:] and "Traceback" not in commands.told
+        answers = fake.answers
+    kept = (out / "traces" / "set" / "shard-000.jsonl").read_bytes().count(b"\n")
+    assert answers == 200 and kept >= 200 - int(SERVER["concurrency"])
+    with FakeServer(chat) as fake:  # at another address
+        assert commands.run(sample(recipe, out, fake.url)) == 0, commands.told[-4000:]
+        assert fake.answers == PROBLEMS * 8 - kept
+    assert whole_set(out) == whole_set(tmp_path / "whole")
 
 
 def test_a_local_teacher_that_is_killed_gives_the_undisturbed_set(

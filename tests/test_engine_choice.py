@@ -37,7 +37,14 @@ def test_where_a_server_is_makes_nothing_due_again_and_what_it_serves_does(tiny_
         return fingerprints(tiny_recipe_module.tiny_recipe(SERVER, *changes))["harvest"]
 
     at = "stages.harvest.engine"
-    reached = ["urls=[http://a, http://b]", "concurrency=2", "requests_per_minute=9", "timeout=1", "key=KEY"]
+    reached = [
+        "urls=[http://a, http://b]",
+        "concurrency=2",
+        "requests_per_minute=9",
+        "tokens_per_minute=9",
+        "timeout=1",
+        "key=KEY",
+    ]
     assert {print_of(f"{at}.{change}") for change in reached} == {print_of()}
     assert (
         len({print_of(f"{at}.{change}") for change in ("served=x", "prompts=messages")} | {print_of()}) == 3

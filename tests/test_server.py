@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,6 +118,10 @@ def test_no_more_than_so_many_are_open_and_no_more_begin_in_a_minute(chat: ChatF
     with FakeServer(chat) as fake:
         ask(chat, fake.url, samples=1, requests_per_minute=1200)
         assert fake.starts[-1] - fake.starts[0] >= 7 * 0.05 - 0.02
+    with FakeServer(chat) as fake:
+        found = ask(chat, fake.url, samples=1, tokens_per_minute=60_000, concurrency=1)
+        read = sum(len(body["prompt"]) for body in fake.bodies) + sum(one.tokens for one in found)
+        assert fake.starts[-1] - fake.starts[0] >= read / 8 * 6 / 1000 - 0.02, read
 
 
 def test_a_loop_is_ended_where_it_is_seen_and_the_server_hears_of_it(chat: ChatFormat) -> None:
@@ -152,6 +157,27 @@ def test_messages_and_thoughts_that_a_server_has_parted(
     assert all(one.tokens > 5 and not one.token_ids for one in plain)
 
 
+@pytest.mark.parametrize(
+    ("text", "finish", "judged"),
+    [
+        ("4", "stop", "4"),  # the server shows no thought, so none is opened
+        ("2 and 2</think>4", "stop", "<think>\n2 and 2</think>4"),
+        ("2 and", "length", "<think>\n2 and"),
+        ("<think>2 and", "length", "<think>2 and"),
+    ],
+)
+def test_a_message_gets_the_tag_that_its_template_has_written(
+    chat: ChatFormat, text: str, finish: str, judged: str
+) -> None:
+    engine = ServerEngine("m", chat, Settings(kind="server", urls="http://x", prompts="messages"))
+    request = replace(build_requests(PROBLEMS[:1], 1, chat, 5, None)[0], prefill="<think>\n")
+    answer = {"choices": [{"message": {"content": text}, "finish_reason": finish}]}
+    found = engine._of_message(request, answer)
+    assert found.prefill + found.text == judged and found.tokens == len(chat.encode(text)) + (
+        finish == "stop"
+    )
+
+
 def test_text_alone_is_counted_by_usage(chat: ChatFormat) -> None:
     with FakeServer(chat) as full, FakeServer(chat, gives_ids=False) as bare:
         ours, theirs = ask(chat, full.url), ask(chat, bare.url)
@@ -169,6 +195,10 @@ def test_a_key_comes_from_the_environment_and_is_never_shown(
     with FakeServer(chat, key="sesame-1234") as fake, pytest.raises(RunFailed, match="HTTP 401") as caught:
         ask(chat, fake.url, key="TEACHER_KEY")
     assert "sesame" not in str(caught.value) and "***" in str(caught.value)
+    monkeypatch.setenv("TEACHER_KEY", "sesame\n-1234")
+    with pytest.raises(UserError, match="cannot be a key") as refused:
+        ask(chat, fake.url, key="TEACHER_KEY")
+    assert "sesame" not in str(refused.value)
     monkeypatch.delenv("TEACHER_KEY")
     with pytest.raises(UserError, match="TEACHER_KEY"):
         ask(chat, fake.url, key="TEACHER_KEY")
@@ -180,11 +210,34 @@ def test_what_will_be_refused_every_time_ends_the_run_at_once(chat: ChatFormat, 
         ask(chat, fake.url)
 
 
+def test_lines_that_are_cut_by_ourselves_are_no_trouble(
+    chat: ChatFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeServer(chat, ["404"], delay=0.5) as fake, pytest.raises(RunFailed, match="HTTP 404"):
+        ask(chat, fake.url)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
 def test_one_request_that_is_refused_is_an_error_and_the_others_go_on(chat: ChatFormat) -> None:
     with FakeServer(chat, [None, None, "400"]) as fake:
         found = ask(chat, fake.url, concurrency=1)
     assert [one.finish_reason for one in found].count(FinishReason.ERROR) == 1
     assert "HTTP 400" in found[2].error and found[2].tokens == 0
+    with FakeServer(
+        chat, ["400"]
+    ) as fake:  # the first, as after a restart: the address answers something else
+        found = ask(chat, fake.url, concurrency=1)
+    assert found[0].finish_reason is FinishReason.ERROR and len(fake.bodies) == 17
+    assert [one.finish_reason for one in found].count(FinishReason.STOP) == 15
+
+
+def test_an_address_that_stays_silent_is_left_alone(chat: ChatFormat) -> None:
+    with FakeServer(chat) as fake:
+        undisturbed = ask(chat, fake.url)
+    with FakeServer(chat, ["nothing"] * 1000, hangs=1.0) as silent, FakeServer(chat, delay=0.05) as fake:
+        assert ask(chat, [silent.url, fake.url], concurrency=2, timeout=0.1) == undisturbed
+        assert len(silent.bodies) < len(fake.bodies)
 
 
 def test_one_request_that_always_fails_is_given_up_while_others_are_answered(

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 
 #: Seconds before a failed request is put again: doubled from the first to the longest, times 0.5 to 1.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+_FAILURES_BEFORE_REST = 4
 _LONGEST_LINE = 1 << 24
 _SHOWN = 300  # characters of an error's body
 
@@ -80,12 +81,13 @@ class Endpoint:
     flying: int = 0
     failures: int = 0  # in a row
     closed_until: float = 0.0
+    last_answer: float = 0.0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def answered(self) -> None:
         """It works."""
         with self._lock:
-            self.failures = 0
+            self.failures, self.last_answer = 0, time.monotonic()
 
     def busy(self, seconds: float | None) -> None:
         """Ask nothing for so many seconds, or for longer with every failure in a row."""
@@ -97,6 +99,14 @@ class Endpoint:
             pause = wait_before(self.failures) if seconds is None else min(seconds, 10 * LONGEST_WAIT)
             self.closed_until = max(self.closed_until, now + pause)
 
+    def troubled(self) -> None:
+        """A request failed here; after some in a row without an answer others are asked first."""
+        with self._lock:
+            self.failures += 1
+            if self.failures >= _FAILURES_BEFORE_REST:
+                pause = wait_before(self.failures - _FAILURES_BEFORE_REST + 1)
+                self.closed_until = max(self.closed_until, time.monotonic() + pause)
+
     def ask(self, line: Line, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """The answer to one request as an object.
 
@@ -106,13 +116,13 @@ class Endpoint:
         with line.open(self, path, body) as response:
             return self._parse(self._read(response.read))
 
-    def stream(self, line: Line, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of a streamed answer up to its end mark; closing this early tells the server to stop.
+    def stream(self, line: Line, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+        """The events of a streamed answer to ``body`` up to its end mark; closing this early tells the server to stop.
 
         Raises:
             Busy, Trouble, Refused: it fails, or breaks off.
         """
-        with line.open(self, path, body) as response:
+        with line.open(self, path, body | {"stream": True}) as response:
             while True:
                 text = self._read(lambda: response.readline(_LONGEST_LINE))
                 if not text:

@@ -7,8 +7,9 @@ knows the tokens: they are counted as the server says, and loops cannot be seen 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from distill.chat import ChatFormat
@@ -44,6 +45,9 @@ def check_server(key: str, settings: Settings) -> None:
     if settings.key and not os.environ.get(settings.key):
         reason = "is the name of an environment variable, and no such variable is set"
         raise UserError(f"{key}.key", settings.key, reason, f"export {settings.key}=...")
+    if settings.key and not re.fullmatch(r"[!-~]+", os.environ[settings.key].strip()):
+        reason = "what this environment variable holds cannot be a key: blanks, line ends or other alphabets are in it"
+        raise UserError(f"{key}.key", settings.key, reason, "export it again, the key alone")
 
 
 def _urls(settings: Settings) -> list[str]:
@@ -88,15 +92,10 @@ class ServerEngine:
             return self.complete(request, sampling, runaway, endpoint, line)
 
         def healthy(endpoint: Endpoint, line: Line) -> bool:
-            prompt = self.chat.prompt(_PROBE)
-            probe = Request("", 0, prompt.ids, prompt.prefill, 0, _PROBE)
-            try:
-                self.complete(probe, sampling.model_copy(update={"max_tokens": 1}), None, endpoint, line)
-            except (Busy, Trouble, Refused):
-                return False
-            return True
+            return self.healthy(sampling, endpoint, line)
 
-        limits = self.settings.concurrency, self.settings.requests_per_minute
+        settings = self.settings
+        limits = settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute
         yield from Workers(self.endpoints, put, healthy, requests, *limits).completions()
 
     # ------------------------------------------------------------------------------------------ one request
@@ -128,6 +127,30 @@ class ServerEngine:
         Raises:
             Busy, Trouble, Refused: there is no answer.
         """
+        path, body = self._body(request, sampling, endpoint, line)
+        if self.settings.prompts == "messages":
+            return self._of_message(request, endpoint.ask(line, path, body))
+        if runaway is None:
+            return self._of_ids(request, _only_choice(endpoint.ask(line, path, body)))
+        events = endpoint.stream(line, path, body | {"stream_options": {"include_usage": True}})
+        return self._streamed(request, runaway, events)
+
+    def healthy(self, sampling: Sampling, endpoint: Endpoint, line: Line) -> bool:
+        """Whether an address begins to answer a short question, drawn as all are; it need not end."""
+        prompt = self.chat.prompt(_PROBE)
+        probe = Request("", 0, prompt.ids, prompt.prefill, 0, _PROBE)
+        try:
+            events = endpoint.stream(line, *self._body(probe, sampling, endpoint, line))
+            next(events, None)
+            events.close()
+        except (Busy, Trouble, Refused):
+            return False
+        return True
+
+    def _body(
+        self, request: Request, sampling: Sampling, endpoint: Endpoint, line: Line
+    ) -> tuple[str, dict[str, Any]]:
+        """Where a request goes, and what it says."""
         body: dict[str, Any] = {
             "model": self.served(endpoint, line),
             "max_tokens": sampling.max_tokens,
@@ -136,26 +159,19 @@ class ServerEngine:
             "seed": request.seed,
         }
         if self.settings.prompts == "messages":
-            body["messages"] = [{"role": "user", "content": request.question}]
-            return self._of_message(request, endpoint.ask(line, "/chat/completions", body))
-        body |= {
+            return "/chat/completions", body | {"messages": [{"role": "user", "content": request.question}]}
+        ids = {
             "prompt": request.prompt_ids,
             "stop_token_ids": sorted(self.chat.stop_ids),
             "skip_special_tokens": False,
             "return_token_ids": True,
-        } | _PLAIN
-        if runaway is None:
-            return self._of_ids(request, _only_choice(endpoint.ask(line, "/completions", body)))
-        return self._streamed(request, runaway, endpoint, line, body)
+        }
+        return "/completions", body | ids | _PLAIN
 
-    def _streamed(
-        self, request: Request, runaway: Runaway, endpoint: Endpoint, line: Line, body: dict[str, Any]
-    ) -> Completion:
+    def _streamed(self, request: Request, runaway: Runaway, events: Generator[dict[str, Any]]) -> Completion:
         """As it is generated, and no further than it is worth it."""
         whole: dict[str, Any] = {"text": "", "token_ids": [], "finish_reason": None}
         asked = 0
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-        events = endpoint.stream(line, "/completions", body)
         try:
             for event in events:
                 if event.get("usage"):
@@ -207,7 +223,9 @@ class ServerEngine:
                 f"{tags.close}\n\n{text.lstrip()}" if closed else ""
             )
         tokens = self._tokens(choice, text, finish)
-        prefill = "" if text.lstrip().startswith(tags.open) else request.prefill
+        # A template has opened the thought where a text closes one, or was cut in it; else the server shows none.
+        opened = tags.close in text or finish is not FinishReason.STOP
+        prefill = request.prefill if opened and not text.lstrip().startswith(tags.open) else ""
         return self._completion(request, [], finish, why, text, tokens, prefill)
 
     def _tokens(self, choice: dict[str, Any], text: str, finish: FinishReason) -> int:

@@ -3,7 +3,7 @@
 A request is put again after a refusal for now (429, 503), an error of the server's, an answer that is broken, or none
 at all. An address that cannot be reached rests while the others go on. Two things end that: an answer that will be the
 same every time (a wrong key, an unknown model), and `PATIENCE` without an answer from anybody. A request that alone
-keeps failing, while others are answered or a probe is, is given up: it ends as an error of the engine.
+keeps failing, where others are answered or a probe is, is given up: it ends as an error of the engine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ Healthy = Callable[[Endpoint, Line], bool]
 
 
 class Workers:
-    """``concurrency`` threads that share the requests; ``requests_per_minute`` begin at most."""
+    """``concurrency`` threads that share the requests.
+
+    ``requests_per_minute`` begin at most. Each token of a prompt or an answer puts the next beginning off by its share
+    of a minute: nobody knows how long an answer will be, so the first ``concurrency`` begin at once.
+    """
 
     def __init__(
         self,
@@ -45,9 +49,14 @@ class Workers:
         requests: Sequence[Request],
         concurrency: int,
         requests_per_minute: int | None,
+        tokens_per_minute: int | None,
     ) -> None:
         self._endpoints, self._put, self._healthy, self._count = endpoints, put, healthy, len(requests)
-        self._concurrency, self._limit = concurrency, requests_per_minute
+        self._concurrency = concurrency
+        self._apart = (
+            60 / requests_per_minute if requests_per_minute else 0.0
+        )  # seconds between two beginnings
+        self._per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._waiting = iter(requests)
         self._answers: queue.Queue[Completion | Exception] = queue.Queue(maxsize=concurrency)
         self._taking, self._counting = threading.Lock(), threading.Lock()
@@ -121,10 +130,12 @@ class Workers:
                 self._pace()
                 found = self._put(request, endpoint, line)
             except Refused as refused:
-                if refused.everyone or not self._ever:
+                if refused.everyone or not (self._ever or self._healthy(endpoint, line)):
                     raise _refusal(endpoint, refused) from None
                 return _given_up(request, str(refused))
             except (Busy, Trouble) as failure:
+                if self._stopped.is_set():
+                    raise _Stopped from None  # our own hand has cut the line
                 first = first or time.monotonic()
                 alive = isinstance(failure, Busy) and failure.alive
                 patience = PATIENCE_WITH_THE_BUSY if alive else PATIENCE
@@ -132,13 +143,15 @@ class Workers:
                 if isinstance(failure, Busy):
                     endpoint.busy(failure.seconds)
                     continue
+                endpoint.troubled()
                 failures += 1
-                if failures >= ATTEMPTS and (self._answered > first or self._healthy(endpoint, line)):
+                if failures >= ATTEMPTS and (endpoint.last_answer > first or self._healthy(endpoint, line)):
                     return _given_up(request, f"failed {failures} times, at last: {failure}")
                 self._sleep(wait_before(failures))
             else:
                 endpoint.answered()
                 self._answered, self._ever = time.monotonic(), True
+                self._put_off(self._per_token * (len(request.prompt_ids) + found.tokens))
                 return found
             finally:
                 with self._taking:
@@ -157,13 +170,16 @@ class Workers:
             self._sleep(min(one.closed_until for one in self._endpoints) - now)
 
     def _pace(self) -> None:
-        """Wait for this request's turn, where only so many may begin in a minute."""
-        if self._limit is None:
-            return
+        """Wait for this request's turn."""
+        if self._apart or self._per_token:
+            self._sleep(self._put_off(self._apart) - time.monotonic())
+
+    def _put_off(self, seconds: float) -> float:
+        """When the next request may begin; the one after it so much later."""
         with self._taking:
             turn = max(self._next_start, time.monotonic())
-            self._next_start = turn + 60 / self._limit
-        self._sleep(turn - time.monotonic())
+            self._next_start = turn + seconds
+        return turn
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(max(seconds, 0.001)):
