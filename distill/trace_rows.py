@@ -66,7 +66,7 @@ def parse_trace_source(raw: dict[str, Any]) -> TraceSource:
 
 def with_known_map(source: TraceSource) -> TraceSource:
     """The source with the map of the public data set that its path names, where it has no map of its own."""
-    known = KNOWN.get(Path(source.path or "").name)
+    known = KNOWN.get(Path(source.path or "").name.partition("@")[0])
     if known is None or source.fields or source.each or source.where or source.rewrite:
         return source
     return TraceSource.model_validate({"path": source.path, "split": source.split, **known})

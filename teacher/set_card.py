@@ -64,7 +64,8 @@ def origin_of(folder: Path, funnel: Mapping[str, Any], licence: str | None) -> O
     facts = funnel["facts"]
     teachers: dict[str, str] = {}
     models: list[str] = []
-    data: str | None = str(facts.get("imported from", facts.get("problems", "unknown")))
+    told = str(facts.get("imported from", facts.get("problems", "unknown")))
+    data: str | None = hub_name(told) or told
     run: dict[str, object] = {}
     if found := _run_of(folder):
         recipe, stage, manifest = found

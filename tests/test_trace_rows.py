@@ -17,8 +17,10 @@ from distill.errors import UserError
 from distill.recipe_file import find_recipe, load_recipe
 from distill.recipe_parts import TraceSource
 from distill.shards import read_parquet
+from distill.trace_rows import with_known_map
 from distill.traces import load_traces
 
+COMMIT = "e4e141ec9dea9f8326f4d347be56105859b2bd68"
 THOUGHT = "<think>\none and one\n</think>\n\n"
 
 
@@ -76,7 +78,10 @@ def test_lists_become_traces_by_the_recipes_map_and_by_the_data_sets_name(
     source = TraceSource(path=place)
     if recipe:
         given = load_recipe(find_recipe(recipe)).traces["openr1"]
-        assert given.path == "open-r1/OpenR1-Math-220k"
+        assert given.path == f"open-r1/OpenR1-Math-220k@{COMMIT}"
+        assert with_known_map(TraceSource(path=given.path)).model_dump(exclude={"path"}) == given.model_dump(
+            exclude={"path"}
+        ), "the name alone would do"
         source = given.model_copy(update={"path": place})
     traces = load_traces("openr1", source, seed=0)
     assert [(one.problem, one.reference, one.sample_index) for one in traces] == [
