@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -235,9 +236,16 @@ def test_one_request_that_is_refused_is_an_error_and_the_others_go_on(chat: Chat
 def test_an_address_that_stays_silent_is_left_alone(chat: ChatFormat) -> None:
     with FakeServer(chat) as fake:
         undisturbed = ask(chat, fake.url)
-    with FakeServer(chat, ["nothing"] * 1000, hangs=1.0) as silent, FakeServer(chat, delay=0.05) as fake:
-        assert ask(chat, [silent.url, fake.url], concurrency=2, timeout=0.1) == undisturbed
+    with FakeServer(chat, ["nothing"] * 1000, hangs=2.0) as silent, FakeServer(chat, delay=0.05) as fake:
+        assert ask(chat, [silent.url, fake.url], concurrency=2, timeout=0.5) == undisturbed
         assert len(silent.bodies) < len(fake.bodies)
+
+
+def test_a_request_that_failed_at_one_address_goes_to_another(chat: ChatFormat) -> None:
+    with FakeServer(chat, ["500"] * 1000) as failing, FakeServer(chat) as fake:
+        found = ask(chat, [failing.url, fake.url], concurrency=1)
+    assert {one.finish_reason for one in found} == {FinishReason.STOP}
+    assert set(Counter(body["seed"] for body in failing.bodies).values()) == {1}
 
 
 def test_one_request_that_always_fails_is_given_up_while_others_are_answered(

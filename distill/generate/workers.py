@@ -124,8 +124,9 @@ class Workers:
             RunFailed: nobody answers, or all is refused.
         """
         failures, first = 0, 0.0
+        endpoint: Endpoint | None = None
         while True:
-            endpoint = self._choose()
+            endpoint = self._choose(endpoint)
             try:
                 self._pace()
                 found = self._put(request, endpoint, line)
@@ -157,14 +158,17 @@ class Workers:
                 with self._taking:
                     endpoint.flying -= 1
 
-    def _choose(self) -> Endpoint:
-        """The address with the least to do, once one may be asked."""
+    def _choose(self, failed: Endpoint | None) -> Endpoint:
+        """The address with the least to do, once one may be asked; where this request ``failed`` if there is no other.
+
+        Without that an address that fails at once would have the least to do, always.
+        """
         while True:
             with self._taking:
                 now = time.monotonic()
                 free = [one for one in self._endpoints if one.closed_until <= now]
                 if free:
-                    chosen = min(free, key=lambda one: one.flying)
+                    chosen = min(free, key=lambda one: (one is failed, one.flying))
                     chosen.flying += 1
                     return chosen
             self._sleep(min(one.closed_until for one in self._endpoints) - now)
