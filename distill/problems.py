@@ -219,11 +219,20 @@ class RowReader:
             self.refuse(ours, column, f"its `{column}` holds no {mark}", "mend the row, or map another field")
         return taken
 
+    def text(self, ours: str, value: object) -> str:
+        """A field that has to hold a text, and one that can be written."""
+        if not isinstance(value, str) or not value.strip():
+            self.missing(ours, value)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            bad = f"its character {error.start} is half a surrogate pair"
+            self.refuse(ours, None, bad, "replace it (by U+FFFD): UTF-8, and so Parquet, cannot hold it")
+        return value
+
     def problem(self, source: str, kind: Kind, lacking: bool = False) -> Problem:
         """``lacking``: it may have no reference."""
-        text = self.value("problem")
-        if not isinstance(text, str) or not text.strip():
-            self.missing("problem", text)
+        text = self.text("problem", self.value("problem"))
         reference, tests = None, None
         if kind == "code":
             tests = self._tests()
@@ -231,6 +240,7 @@ class RowReader:
             reference = self._reference(required=kind != "open" and not lacking)
         if kind == "choice":
             text, reference = self._choice(text, reference)
+            text = self.text("problem", text)  # its options too
         given_id = self.value("id")
         return Problem(
             id=row_id(source, text) if given_id is None else str(given_id),

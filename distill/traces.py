@@ -113,7 +113,7 @@ def read_foreign(
         problem = reader.problem(source_name, row_kind if to_verify or row_kind == "choice" else "open")
         # A row's own id would be the sample's, not the problem's.
         told = {"id": row_id(source_name, problem.problem), "kind": row_kind}
-        problem = problem.model_copy(update=told | {"problem": _text(reader, "problem", problem.problem)})
+        problem = problem.model_copy(update=told)
         samples[problem.id] += 1
         yield Trace.of(
             problem,
@@ -135,19 +135,8 @@ def _exported(reader: RowReader) -> Trace:
 
 
 def _response(reader: RowReader, rewrite: dict[str, str]) -> str:
-    text = _text(reader, "response", reader.value("response"))
-    return _text(reader, "response", rewritten(text, rewrite)) if rewrite else text
-
-
-def _text(reader: RowReader, field: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        reader.missing(field, value)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        bad = f"its character {error.start} is half a surrogate pair"
-        reader.refuse(field, None, bad, "replace it (by U+FFFD): UTF-8, and so Parquet, cannot hold it")
-    return value
+    text = reader.text("response", reader.value("response"))
+    return reader.text("response", rewritten(text, rewrite)) if rewrite else text
 
 
 def _tokens(reader: RowReader) -> int:

@@ -83,7 +83,7 @@ def collect_in_rounds(
     asked_P = np.zeros(len(problems), np.int64)
     more_P = np.full(len(problems), collect.first)
     if budget.limited:
-        more_P[rank_P >= PROBE] = 0
+        more_P[rank_P >= budget.probe(collect.first * stage.sampling.max_tokens)] = 0
     number = 0
     while more_P.any():
         number += 1
@@ -202,6 +202,10 @@ class _Budget:
             repair(clock)
             self._told = list(read_rows(clock)) if clock.exists() else []
         self._since = monotonic()
+
+    def probe(self, dearest: int) -> int:
+        """Problems of the first round, each of which takes so many tokens at most: as many as surely fit, or one."""
+        return max(1, min([PROBE, *(int(tokens // dearest) for tokens in self._tokens)]))
 
     def tokens_left(self, number: int, tokens: float) -> float | None:
         """After round ``number`` and so many tokens; None: there is no budget."""

@@ -275,3 +275,17 @@ def test_a_hub_name_may_say_configuration_and_revision(monkeypatch: pytest.Monke
         ("a/b", None, "train", "0123abc"),
         ("a/b", "c", "train", "refs/pr/1"),
     ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"problem": "half \ud83d", "reference": "1"},
+        {"problem": "Which?", "choices": ["half \ud83d", "b"], "reference": "B"},
+    ],
+)
+def test_half_a_surrogate_pair_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    kind = "choice" if "choices" in row else "math"
+    with pytest.raises(UserError, match="half a surrogate pair"):
+        load_problems("mine", ProblemSource(path=str(tmp_path / "p.jsonl"), kind=kind), seed=0)

@@ -17,6 +17,7 @@ from distill.recipe_parts import AdaptiveCollect, FixedCollect, Sampling
 from distill.records import Completion, FinishReason, Problem, Trace, sample_seed
 from distill.shards import read_parquet
 from teacher.harvest import harvest
+from teacher.rounds import PROBE
 from tests.test_harvest import FakeChat
 
 PROBLEMS = [Problem(id=f"s{n}", kind="math", problem=f"{n}+1", reference=str(n + 1)) for n in range(40)]
@@ -184,6 +185,23 @@ def test_a_budget_of_tokens_is_honoured(tmp_path: Path, settings: dict[str, floa
         run(killed, Teacher(dies_at=40), **few)
     run(killed, **few)
     assert files(killed) == files(tmp_path / "some")
+
+
+@pytest.mark.parametrize(("budget", "begun"), [(1, 1), (5 * 2 * 64, 5), (10**9, PROBE)])
+def test_the_first_round_asks_no_more_than_surely_fits(tmp_path: Path, budget: int, begun: int) -> None:
+    many = [Problem(id=f"s{n}", kind="math", problem=f"{n}+1", reference=str(n + 1)) for n in range(200)]
+    stage = collecting(first=2, budget_tokens=budget)
+    stage = stage.model_copy(update={"sampling": stage.sampling.model_copy(update={"max_tokens": 64})})
+    asked: list[str] = []
+
+    class Watched(Teacher):
+        def generate(self, requests: Sequence[Request], *more: Any) -> Iterator[Completion]:
+            asked.extend(request.problem_id for request in requests)
+            raise RunFailed("the first round is enough")
+
+    with pytest.raises(RunFailed, match="enough"):
+        run(tmp_path, Watched(), problems=many, stage=stage)
+    assert len(asked) == 2 * begun == 2 * len(set(asked))
 
 
 def test_a_budget_of_hours_is_read_again_after_a_kill(
