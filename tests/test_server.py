@@ -185,7 +185,9 @@ def test_half_a_surrogate_pair_reaches_no_tokenizer_and_no_row(chat: ChatFormat)
     answer = {"choices": [{"message": message, "finish_reason": "stop"}]}
     assert "\ufffd 2 and 2" in (found := engine._of_message(request, answer)).text
     assert found.text.endswith("4 \ufffd") and found.text.encode()
-    assert engine._of_ids(request, {"text": "\ud83d" + "\ude00", "finish_reason": "stop"}).text == "\U0001f600"
+    assert (
+        engine._of_ids(request, {"text": "\ud83d" + "\ude00", "finish_reason": "stop"}).text == "\U0001f600"
+    )
 
 
 def test_text_alone_is_counted_by_usage(chat: ChatFormat) -> None:
