@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -232,6 +233,9 @@ class RowReader:
         if kind == "choice":
             text, reference = self._choice(text, reference)
         given_id = self.value("id")
+        self._whole("problem", text)
+        self._whole("reference", str(reference))
+        self._whole("id", str(given_id))
         return Problem(
             id=row_id(source, text) if given_id is None else str(given_id),
             kind=kind,
@@ -241,6 +245,12 @@ class RowReader:
             source=source,
             tags=self._tags(),
         )
+
+    def _whole(self, field: str, text: str) -> None:
+        """Refuse now what no tokenizer, and after hours no Parquet file, could take."""
+        if half := re.search("[\ud800-\udfff]", text):
+            bad = f"its character {half.start()} is half a surrogate pair"
+            self.refuse(field, None, bad, "replace it (by U+FFFD)")
 
     def missing(self, field: str, value: object) -> NoReturn:
         remedy = f"map it (fields: {{{field}: ...}}); the row has: {', '.join(self.row)}"

@@ -275,3 +275,10 @@ def test_a_hub_name_may_say_configuration_and_revision(monkeypatch: pytest.Monke
         ("a/b", None, "train", "0123abc"),
         ("a/b", "c", "train", "refs/pr/1"),
     ]
+
+
+@pytest.mark.parametrize("field", ["id", "problem", "reference"])
+def test_half_a_surrogate_pair_is_refused_before_hours_of_work(tmp_path: Path, field: str) -> None:
+    row = {"id": "a", "problem": "1+1?", "reference": "2", field: "so \ud83d"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    assert "row 1: its character 3 is half a surrogate pair" in str(error(tmp_path / "p.jsonl"))
