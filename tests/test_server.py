@@ -190,6 +190,17 @@ def test_half_a_surrogate_pair_reaches_no_tokenizer_and_no_row(chat: ChatFormat)
     )
 
 
+@pytest.mark.parametrize("odd", [{"finish_reason": ["stop"]}, {"token_ids": 7}, {"text": ["4"]}])
+def test_an_answer_with_parts_of_other_kinds_is_asked_for_again(
+    chat: ChatFormat, odd: dict[str, Any]
+) -> None:
+    engine = ServerEngine("m", chat, Settings(kind="server", urls="http://x"))
+    request = build_requests(PROBLEMS[:1], 1, chat, 5, None)[0]
+    event = {"choices": [{"text": "4", "finish_reason": "stop", **odd}]}
+    with pytest.raises(endpoint.Trouble, match="of another kind"):
+        engine._streamed(request, is_runaway, (one for one in [event]))
+
+
 def test_text_alone_is_counted_by_usage(chat: ChatFormat) -> None:
     with FakeServer(chat) as full, FakeServer(chat, gives_ids=False) as bare:
         ours, theirs = ask(chat, full.url), ask(chat, bare.url)

@@ -265,6 +265,9 @@ def _only_choice(answer: dict[str, Any]) -> dict[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         raise Trouble("an answer without its one choice")
+    for name, kind in (("finish_reason", str), ("token_ids", list), ("text", str)):
+        if not isinstance(choices[0].get(name), kind | None):
+            raise Trouble(f"an answer whose {name} is of another kind")
     return choices[0] | ({"usage": answer["usage"]} if answer.get("usage") else {})
 
 
