@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -220,15 +221,10 @@ class RowReader:
         return taken
 
     def text(self, ours: str, value: object) -> str:
-        """A field that has to hold a text, and one that can be written."""
+        """A field that has to hold a text."""
         if not isinstance(value, str) or not value.strip():
             self.missing(ours, value)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            bad = f"its character {error.start} is half a surrogate pair"
-            self.refuse(ours, None, bad, "replace it (by U+FFFD): UTF-8, and so Parquet, cannot hold it")
-        return value
+        return self._whole(ours, value)
 
     def problem(self, source: str, kind: Kind, lacking: bool = False) -> Problem:
         """``lacking``: it may have no reference."""
@@ -240,8 +236,10 @@ class RowReader:
             reference = self._reference(required=kind != "open" and not lacking)
         if kind == "choice":
             text, reference = self._choice(text, reference)
-            text = self.text("problem", text)  # its options too
+            self._whole("choices", text)
         given_id = self.value("id")
+        self._whole("reference", str(reference))
+        self._whole("id", str(given_id))
         return Problem(
             id=row_id(source, text) if given_id is None else str(given_id),
             kind=kind,
@@ -251,6 +249,13 @@ class RowReader:
             source=source,
             tags=self._tags(),
         )
+
+    def _whole(self, field: str, text: str) -> str:
+        """Refuse now what no tokenizer, and after hours no Parquet file, could take."""
+        if half := re.search("[\ud800-\udfff]", text):
+            bad = f"its character {half.start()} is half a surrogate pair"
+            self.refuse(field, None, bad, "replace it (by U+FFFD): UTF-8, and so Parquet, cannot hold it")
+        return text
 
     def missing(self, field: str, value: object) -> NoReturn:
         remedy = f"map it (fields: {{{field}: ...}}); the row has: {', '.join(self.row)}"

@@ -213,7 +213,7 @@ def _to_columns(trace: Trace) -> Row:
     row = trace.model_dump(mode="json")
     for name, value in row.items():
         if isinstance(value, dict):
-            row[name] = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            row[name] = _line(value)[:-1].decode()
     return row
 
 

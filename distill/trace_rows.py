@@ -91,7 +91,9 @@ def one_response_each(
     talks = {theirs.from_ for theirs in fields.values() if _is_turn(theirs)}
     left = 0
     for number, whole in enumerate(chain([first], waiting), start=1):
-        for row in _exploded(key, number, whole, source.each):
+        if not (exploded := list(_exploded(key, number, whole, source.each))):
+            left_out["row whose lists are empty"] += 1
+        for row in exploded:
             if (reason := _unwanted(key, number, row, source)) is not None:
                 left_out[reason] += 1
             elif any(exchanges(row.get(column)) > 1 for column in talks):

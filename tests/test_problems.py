@@ -289,3 +289,10 @@ def test_half_a_surrogate_pair_is_named(tmp_path: Path, row: dict[str, Any]) -> 
     kind = "choice" if "choices" in row else "math"
     with pytest.raises(UserError, match="half a surrogate pair"):
         load_problems("mine", ProblemSource(path=str(tmp_path / "p.jsonl"), kind=kind), seed=0)
+
+
+@pytest.mark.parametrize("field", ["id", "problem", "reference"])
+def test_half_a_surrogate_pair_is_refused_before_hours_of_work(tmp_path: Path, field: str) -> None:
+    row = {"id": "a", "problem": "1+1?", "reference": "2", field: "so \ud83d"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    assert "row 1: its character 3 is half a surrogate pair" in str(error(tmp_path / "p.jsonl"))

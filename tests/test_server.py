@@ -179,6 +179,29 @@ def test_a_message_gets_the_tag_that_its_template_has_written(
     )
 
 
+def test_half_a_surrogate_pair_reaches_no_tokenizer_and_no_row(chat: ChatFormat) -> None:
+    engine = ServerEngine("m", chat, Settings(kind="server", urls="http://x", prompts="messages"))
+    request = build_requests(PROBLEMS[:1], 1, chat, 5, None)[0]
+    message = {"content": "4 \ud83d", "reasoning_content": "\ude00 2 and 2"}
+    answer = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    assert "\ufffd 2 and 2" in (found := engine._of_message(request, answer)).text
+    assert found.text.endswith("4 \ufffd") and found.text.encode()
+    assert (
+        engine._of_ids(request, {"text": "\ud83d" + "\ude00", "finish_reason": "stop"}).text == "\U0001f600"
+    )
+
+
+@pytest.mark.parametrize("odd", [{"finish_reason": ["stop"]}, {"token_ids": 7}, {"text": ["4"]}])
+def test_an_answer_with_parts_of_other_kinds_is_asked_for_again(
+    chat: ChatFormat, odd: dict[str, Any]
+) -> None:
+    engine = ServerEngine("m", chat, Settings(kind="server", urls="http://x"))
+    request = build_requests(PROBLEMS[:1], 1, chat, 5, None)[0]
+    event = {"choices": [{"text": "4", "finish_reason": "stop", **odd}]}
+    with pytest.raises(endpoint.Trouble, match="of another kind"):
+        engine._streamed(request, is_runaway, (one for one in [event]))
+
+
 def test_text_alone_is_counted_by_usage(chat: ChatFormat) -> None:
     with FakeServer(chat) as full, FakeServer(chat, gives_ids=False) as bare:
         ours, theirs = ask(chat, full.url), ask(chat, bare.url)
@@ -312,3 +335,14 @@ def test_a_date_to_retry_after_is_read() -> None:
 
     assert 8 <= (endpoint._seconds(formatdate(time.time() + 10)) or 0) <= 10
     assert endpoint._seconds("7") == 7 and endpoint._seconds("soon") is None
+
+
+@pytest.mark.parametrize("said", ["0", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_server_that_says_at_once_is_not_asked_in_a_tight_loop(said: str) -> None:
+    one = endpoint.Endpoint("http://x", None, 1.0)
+    refused = one.refusal(429, b"", {"Retry-After": said})
+    assert isinstance(refused, endpoint.Busy)
+    for _ in range(3):
+        one.closed_until = 0.0
+        one.busy(refused.seconds)
+    assert one.closed_until > time.monotonic()

@@ -43,6 +43,13 @@ def test_a_row_of_ours_and_a_lone_surrogate_can_be_written(tmp_path: Path) -> No
     assert second == {"text": "\ud800"}
 
 
+def test_tests_of_programs_with_a_lone_surrogate_go_through_parquet(tmp_path: Path) -> None:
+    tests = {"type": "stdio", "cases": [{"input": "\ud800", "output": "\u00e9"}]}
+    write_parquet(tmp_path / "t.parquet", [trace().model_copy(update={"tests": tests})])
+    [found] = read_parquet(tmp_path / "t.parquet")
+    assert found.tests == tests
+
+
 def test_a_number_that_json_cannot_say_is_refused_and_nothing_written(tmp_path: Path) -> None:
     shard = tmp_path / "shard.jsonl"
     with pytest.raises(ValueError, match="JSON"):

@@ -161,6 +161,14 @@ def test_a_table_of_conversations_alone_needs_no_map(tmp_path: Path) -> None:
     assert (trace.problem, trace.completion, trace.reference) == ("q", "a", "1")
 
 
+def test_a_row_whose_lists_are_empty_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"q": "1+1", "said": []}, {"q": "2+2", "said": ["4"]}, {"q": "3+3", "said": None}]
+    source = {"path": "", "each": ["said"], "fields": {"problem": "q", "response": "said"}}
+    source["path"] = str(jsonl(tmp_path / "rows.jsonl", rows))
+    assert len(load_traces("t", TraceSource.model_validate(source), seed=0)) == 1
+    assert "left out 2 responses: row whose lists are empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [

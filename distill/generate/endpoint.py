@@ -263,12 +263,13 @@ def _connect(endpoint: Endpoint) -> http.client.HTTPConnection:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """What Retry-After says: seconds, or a date."""
+    """What Retry-After says: seconds, or a date. "At once" (0, or a date that our clock has passed) says nothing."""
     if not retry_after:
         return None
     try:
         if retry_after.strip().isdecimal():
-            return float(retry_after)
-        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+            return float(retry_after) or None
+        left = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        return left if left > 0 else None
     except ValueError:
         return None

@@ -203,6 +203,7 @@ class ServerEngine:
         text = choice.get("text")
         if not isinstance(text, str):
             raise Trouble("an answer without a text")
+        text = _paired(text)
         return self._completion(request, [], finish, why, text, self._tokens(choice, text, finish))
 
     def _of_message(self, request: Request, answer: dict[str, Any]) -> Completion:
@@ -216,7 +217,7 @@ class ServerEngine:
         thought = message.get("reasoning_content") or message.get("reasoning") or ""
         if not isinstance(text, str) or not isinstance(thought, str):
             raise Trouble("an answer that is no text")
-        tags = self.chat.tags
+        text, thought, tags = _paired(text), _paired(thought), self.chat.tags
         if thought:
             closed = bool(text) or finish is FinishReason.STOP
             text = f"{tags.open}\n{thought.strip()}\n" + (
@@ -264,7 +265,18 @@ def _only_choice(answer: dict[str, Any]) -> dict[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         raise Trouble("an answer without its one choice")
+    for name, kind in (("finish_reason", str), ("token_ids", list), ("text", str)):
+        if not isinstance(choices[0].get(name), kind | None):
+            raise Trouble(f"an answer whose {name} is of another kind")
     return choices[0] | ({"usage": answer["usage"]} if answer.get("usage") else {})
+
+
+def _paired(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can say and neither a tokenizer nor Parquet can take.
+
+    Halves that meet, as those of two events of a stream, become one character; any other becomes U+FFFD.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _finish(choice: dict[str, Any]) -> tuple[FinishReason, str]:
