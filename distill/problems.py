@@ -236,9 +236,10 @@ class RowReader:
             reference = self._reference(required=kind != "open" and not lacking)
         if kind == "choice":
             text, reference = self._choice(text, reference)
-            self._whole("choices", text)
         given_id = self.value("id")
-        self._whole("reference", str(reference))
+        several = reference if isinstance(reference, dict) else {"any": [str(reference)]}
+        for one in (one for many in several.values() for one in many):
+            self._whole("reference", one)
         self._whole("id", str(given_id))
         return Problem(
             id=row_id(source, text) if given_id is None else str(given_id),
@@ -311,6 +312,8 @@ class RowReader:
         choices = self.value("choices")
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             self.missing("choices", choices)
+        for choice in choices:
+            self._whole("choices", str(choice))
         letters = LETTERS[: len(choices)]
         answer = self.value("reference")
         if isinstance(answer, int) and 0 <= answer < len(choices):
