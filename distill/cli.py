@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from distill import __version__
+from distill.cli_eval import add_eval
+from distill.cli_recipe import of_kind, recipe_of, walk
 from distill.cli_traces import add_traces, comma_list, pair, show
 from distill.errors import RunFailed, UserError
 from distill.export import add_export
@@ -67,38 +69,38 @@ def _check_neighbours() -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    recipe, out = _recipe(options)
+    recipe, out = recipe_of(options)
     stages = None
     if options.only:
         stages = [recipe.stage(name) for name in options.only]
     elif options.start:
         first = recipe.stages.index(recipe.stage(options.start))
         stages = recipe.stages[first:]
-    _walk(options, recipe, out, stages)
+    walk(options, recipe, out, stages)
 
 
 def _teacher_train(options: argparse.Namespace) -> None:
     from distill.order import stages_towards
 
-    recipe, out = _recipe(options)
-    _walk(options, recipe, out, stages_towards(recipe, "teacher"))
+    recipe, out = recipe_of(options)
+    walk(options, recipe, out, stages_towards(recipe, "teacher"))
 
 
 def _student_train(options: argparse.Namespace) -> None:
     from distill.order import stages_towards
 
-    recipe, out = _recipe(options)
-    _walk(options, recipe, out, stages_towards(recipe, "student"))
+    recipe, out = recipe_of(options)
+    walk(options, recipe, out, stages_towards(recipe, "student"))
 
 
 def _teacher_sample(options: argparse.Namespace) -> None:
-    recipe, out = _recipe(options)
+    recipe, out = recipe_of(options)
     if options.shard:
-        options.set += [f"stages.{stage.name}.shard={options.shard}" for stage in _of_kind(recipe, "sample")]
+        options.set += [f"stages.{stage.name}.shard={options.shard}" for stage in of_kind(recipe, "sample")]
         options.out = options.out or f"runs/{recipe.name}-{options.shard.replace('/', '-of-')}"
-        recipe, out = _recipe(options)
-    stages = _of_kind(recipe, "sample")
-    _walk(options, recipe, out, stages, quiet=True)
+        recipe, out = recipe_of(options)
+    stages = of_kind(recipe, "sample")
+    walk(options, recipe, out, stages, quiet=True)
     from teacher.funnel import as_lines
 
     funnels = {
@@ -107,72 +109,6 @@ def _teacher_sample(options: argparse.Namespace) -> None:
     }
     lines = [line for name, funnel in funnels.items() for line in (f"{name}:", *as_lines(funnel))]
     show(options, funnels, lines)
-
-
-def _eval(options: argparse.Namespace) -> None:
-    if bool(options.recipe) == bool(options.model):
-        raise UserError(
-            "distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help"
-        )
-    if options.recipe and options.suite:
-        raise UserError(
-            "--suite", options.suite, "a recipe names its own suites", "--set stages.EXAM.suites=[...]"
-        )
-    if options.model:
-        recipe, out = _one_off(options)
-    else:
-        recipe, out = _recipe(options)
-    stages = _of_kind(recipe, "eval")
-    _walk(options, recipe, out, stages, quiet=True)
-    from eval.compare import read_results, results_as_lines
-
-    folders = [
-        out / "results" / model / suite
-        for stage in stages
-        for model in stage.models
-        for suite in stage.suites
-    ]
-    summaries = read_results(folders)
-    show(options, summaries, results_as_lines(summaries))
-
-
-def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
-    """A recipe of one eval stage, for `--model M --suite S`."""
-    from distill.recipe_file import override_key, parse_recipe
-
-    if not options.suite:
-        raise UserError("--suite", None, "is missing", "name at least one suite: --suite gsm8k")
-    models = {_last_name(model): model for model in options.model}
-    if len(models) < len(options.model):
-        raise UserError(
-            "--model",
-            options.model,
-            "two models have the same last name",
-            "evaluate them one after the other, or write a recipe",
-        )
-    stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": options.suite}
-    name = "eval-" + "-".join(models)
-    raw: dict[str, Any] = {"name": name, "models": {key: {"path": path} for key, path in models.items()}}
-    raw["stages"] = [stage]
-    for setting in options.set:
-        override_key(raw, setting)
-    recipe = parse_recipe(raw)
-    return recipe, Path(options.out or Path("runs") / recipe.name)
-
-
-def _last_name(model: str) -> str:
-    """What a model is called in the results: the last part of its place, `.` and `..` resolved."""
-    return (Path(model).resolve() if Path(model).is_dir() else Path(model)).name
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from eval.compare import compare, comparisons_as_lines, only_bases, read_named_apart
-
-    summaries = read_named_apart([Path(place) for place in options.results])
-    roles = {summary["model"]: summary["role"] for summary in summaries}
-    comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True)
-    lines = comparisons_as_lines(comparison)
-    show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
 
 
 def _grade(options: argparse.Namespace) -> None:
@@ -223,31 +159,6 @@ def _recipes(options: argparse.Namespace) -> None:
     show(options, rows, lines)
 
 
-# ---------------------------------------------------------------------------------------------- shared
-
-
-def _recipe(options: argparse.Namespace) -> tuple[Any, Path]:
-    from distill.recipe_file import find_recipe, load_recipe
-
-    recipe = load_recipe(find_recipe(options.recipe), options.set)
-    return recipe, Path(options.out or Path("runs") / recipe.name)
-
-
-def _of_kind(recipe: Any, kind: str) -> list[Any]:
-    stages = [stage for stage in recipe.stages if stage.kind == kind]
-    if not stages:
-        raise UserError("RECIPE", recipe.name, f"has no {kind} stage", f"add one with `kind: {kind}`")
-    return stages
-
-
-def _walk(options: argparse.Namespace, recipe: Any, out: Path, stages: Any, quiet: bool = False) -> None:
-    from distill.chain import run_recipe
-
-    report = run_recipe(recipe, out, stages)
-    if not quiet:
-        show(options, {"run": str(out), "report": str(report) if report else None}, [str(report or out)])
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="distill",
@@ -296,18 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command(student, "train", _student_train, "run the stages that make the student")
     add_export(student, command)
-    evaluate = command(commands, "eval", _eval, "run suites: a recipe's, or any model's", recipe="?")
-    evaluate.add_argument(
-        "--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable"
-    )
-    evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
-    compare = command(commands, "compare", _compare, "compare results on the same problems", recipe=None)
-    compare.add_argument(
-        "results",
-        nargs="+",
-        metavar="RESULT",
-        help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
-    )
+    add_eval(commands, command)
     add_traces(commands, command)
     _add_plan(commands, command)
     _add_tools(commands, command)

@@ -1,0 +1,93 @@
+"""`distill eval` and `distill compare`: models on suites, and results beside one another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from distill.cli_recipe import of_kind, recipe_of, walk
+from distill.cli_traces import show
+from distill.errors import UserError
+
+
+def _eval(options: argparse.Namespace) -> None:
+    if bool(options.recipe) == bool(options.model):
+        raise UserError(
+            "distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help"
+        )
+    if options.recipe and options.suite:
+        raise UserError(
+            "--suite", options.suite, "a recipe names its own suites", "--set stages.EXAM.suites=[...]"
+        )
+    if options.model:
+        recipe, out = _one_off(options)
+    else:
+        recipe, out = recipe_of(options)
+    stages = of_kind(recipe, "eval")
+    walk(options, recipe, out, stages, quiet=True)
+    from eval.compare import read_results, results_as_lines
+
+    folders = [
+        out / "results" / model / suite
+        for stage in stages
+        for model in stage.models
+        for suite in stage.suites
+    ]
+    summaries = read_results(folders)
+    show(options, summaries, results_as_lines(summaries))
+
+
+def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
+    """A recipe of one eval stage, for `--model M --suite S`."""
+    from distill.recipe_file import override_key, parse_recipe
+
+    if not options.suite:
+        raise UserError("--suite", None, "is missing", "name at least one suite: --suite gsm8k")
+    models = {_last_name(model): model for model in options.model}
+    if len(models) < len(options.model):
+        raise UserError(
+            "--model",
+            options.model,
+            "two models have the same last name",
+            "evaluate them one after the other, or write a recipe",
+        )
+    stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": options.suite}
+    name = "eval-" + "-".join(models)
+    raw: dict[str, Any] = {"name": name, "models": {key: {"path": path} for key, path in models.items()}}
+    raw["stages"] = [stage]
+    for setting in options.set:
+        override_key(raw, setting)
+    recipe = parse_recipe(raw)
+    return recipe, Path(options.out or Path("runs") / recipe.name)
+
+
+def _last_name(model: str) -> str:
+    """What a model is called in the results: the last part of its place, `.` and `..` resolved."""
+    return (Path(model).resolve() if Path(model).is_dir() else Path(model)).name
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from eval.compare import compare, comparisons_as_lines, only_bases, read_named_apart
+
+    summaries = read_named_apart([Path(place) for place in options.results])
+    roles = {summary["model"]: summary["role"] for summary in summaries}
+    comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True)
+    lines = comparisons_as_lines(comparison)
+    show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
+
+
+def add_eval(commands: Any, command: Any) -> None:
+    """The two commands, by `distill.cli`'s `command`."""
+    evaluate = command(commands, "eval", _eval, "run suites: a recipe's, or any model's", recipe="?")
+    evaluate.add_argument(
+        "--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable"
+    )
+    evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
+    compare = command(commands, "compare", _compare, "compare results on the same problems", recipe=None)
+    compare.add_argument(
+        "results",
+        nargs="+",
+        metavar="RESULT",
+        help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
+    )
