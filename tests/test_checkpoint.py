@@ -120,3 +120,48 @@ def test_one_of_other_processes_is_named_and_not_loaded(
     (tmp_path / "step-9" / "rank-0-of-2.pt").write_bytes(b"")
     assert loaded_value(tmp_path) is None
     assert "step-9: was not written by 1 process, so" in capsys.readouterr().err
+
+
+def foreign(path: Path, what: Any) -> None:
+    if isinstance(what, bytes):
+        path.write_bytes(what)
+    else:
+        torch.save(what, path)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"model": torch.ones(2)},
+        torch.ones(2),
+        [1, 2],
+        {"fingerprint": "mine", "step": 9},
+        b"{}",
+        b"\x80\x04\x95\xff",
+        b"cno_such\nthing\n.",
+        b"0.",
+        b"]h\x07.",
+        b"PK\x03\x04" + bytes(60),
+    ],
+)
+def test_what_another_program_left_is_named_and_not_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: Any
+) -> None:
+    save_checkpoint(tmp_path, 7, "mine", state(7))
+    foreign(tmp_path / "step-9.pt", what)
+    assert loaded_value(tmp_path) == 7
+    assert "step-9.pt: " in capsys.readouterr().err
+    (tmp_path / "step-7.pt").unlink()
+    assert loaded_value(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["step-last.pt", "step-.pt", "step-9.pt.bak", "step-\u0667.pt", "notes.txt"])
+def test_what_is_no_checkpoint_is_named_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    save_checkpoint(tmp_path, 7, "mine", state(7))
+    (tmp_path / name).write_bytes(b"somebody's")
+    assert loaded_value(tmp_path) == 7
+    assert f"{name}: is no checkpoint of ours" in capsys.readouterr().err
+    save_checkpoint(tmp_path, 8, "mine", state(8))
+    assert {path.name for path in tmp_path.iterdir()} == {"step-8.pt", name}

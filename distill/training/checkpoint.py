@@ -8,7 +8,7 @@ processes have to go on. It carries the fingerprint of its stage. A torn or fore
 from __future__ import annotations
 
 import os
-import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ def save_checkpoint(
         final = folder / (f"step-{step}.pt" if world.size == 1 else f"step-{step}")
         _remove(final)
         waiting.replace(final)
-        for old in folder.glob("step-*"):
+        for old in _ours(folder):
             if old != final:
                 _remove(old)
     world.wait()
@@ -47,8 +47,11 @@ def load_checkpoint(
     folder: Path, fingerprint: str, world: World = ALONE
 ) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint's step and this process's state; None when none of this stage is there for all."""
-    found = sorted(folder.glob("step-*"), key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
-    for path in found:
+    ours = _ours(folder)
+    if world.rank == 0 and folder.is_dir():
+        for other in sorted({*folder.iterdir()} - {*ours, folder / "writing.tmp"}):
+            print(f"{other}: is no checkpoint of ours, so it is left alone", file=sys.stderr)
+    for path in ours:
         whole, why = _read(path, fingerprint, world)
         if world.sum(float(whole is not None)) == world.size:
             assert whole is not None
@@ -65,12 +68,20 @@ def _read(path: Path, fingerprint: str, world: World) -> tuple[dict[str, Any] | 
         return None, f"was not written by {world.size} process{'es' if world.size > 1 else ''}"
     try:
         whole = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # bytes that are no pickle of ours may raise anything
         why = str(error).splitlines() or [type(error).__name__]
         return None, f"cannot be read ({why[0][:100]})"
+    if not isinstance(whole, dict) or not whole.keys() >= {"step", "fingerprint", "state"}:
+        return None, "was written by another program"
     if whole["fingerprint"] != fingerprint:
         return None, "belongs to other work"
     return whole, ""
+
+
+def _ours(folder: Path) -> list[Path]:
+    """What is named like a checkpoint, the newest first."""
+    named = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+(\.pt)?", path.name))
+    return sorted(named, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
 
 def _name(world: World) -> str:
