@@ -133,6 +133,12 @@ class Inputs:
         source = self.recipe.source_model(model)
         check_stops(f"models.{source}", self.preview(source).chat)
 
+    def _check_lora(self, stage: SftStage) -> None:
+        from distill.models import check_lora
+
+        source = self.recipe.source_model(stage.model)
+        check_lora(stage, source, self.recipe.models[source], made=source != stage.model)
+
     # ------------------------------------------------------------------------------------------ lengths
 
     def _fitted(self, stage_name: str) -> Stage:
@@ -142,6 +148,7 @@ class Inputs:
         match stage:
             case SftStage():
                 self._check_stops(stage.model)
+                self._check_lora(stage)
                 longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [])
                 return stage.model_copy(update={"max_length": longest})
             case GrpoStage():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from distill.chat import ChatFormat
 from distill.errors import UserError
@@ -31,6 +32,19 @@ class Reader:
     def room(self) -> int:
         """Tokens left after the prompt."""
         return self.context - self.prompt
+
+
+def context_of(config: Any) -> int:
+    """How many tokens a model reads, by its transformers config.
+
+    Rope scaling may go beyond the positions of pre-training, which some configs state (Qwen2.5 with YaRN) and others
+    (Llama 3.1) do not. Not so `dynamic`: beyond them it turns every token by the longest text of a batch.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    stretched = rope.get("factor", 1) * rope.get("original_max_position_embeddings", 0)
+    if rope.get("rope_type") == "dynamic":
+        stretched = 0
+    return max(int(config.max_position_embeddings), int(stretched))
 
 
 def longest_prompt(chat: ChatFormat, texts: Iterable[str], enough: int) -> int:

@@ -3,13 +3,14 @@
 `path` may be a folder or a hub name. A model that a stage makes is a folder of the run.
 """
 
+from distill.lengths import context_of
 from distill.models.folders import build_folder, save
 from distill.models.loading import (
     ARCHITECTURES,
     LoadedModel,
     Preview,
     as_made,
-    context_of,
+    check_lora,
     count_parameters,
     load,
     preview,
@@ -27,6 +28,7 @@ __all__ = [
     "as_made",
     "base_of_adapter",
     "build_folder",
+    "check_lora",
     "context_of",
     "count_parameters",
     "load",

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -20,7 +19,16 @@ import distill.training.attention
 from distill.chat import ChatFormat, ThoughtTags
 from distill.device import Device
 from distill.errors import UserError
-from distill.models.vocabulary import as_reloaded, base_of_adapter, first_line, load_tokenizer
+from distill.lengths import context_of
+from distill.models.adapters import check_adapter, check_targets, meta_model, told
+from distill.models.vocabulary import (
+    as_reloaded,
+    base_of_adapter,
+    config_of,
+    first_line,
+    load_tokenizer,
+)
+from distill.recipe import SftStage
 from distill.recipe_parts import Lora, ModelSource, Thought
 
 # It says at import that a CPU kernel of its own is not there.
@@ -84,40 +92,40 @@ def load(
     """
     key = f"models.{name}.path"
     given = source if source.path else source.model_copy(update={"tokenizer": str(place)})
-    base = base_of_adapter(key, place)
-    config = _load_config(key, base or place)
+    base, config = _described(key, place, ours=True)
     tokenizer = load_tokenizer(name, given)
     _check_vocabulary(name, config, tokenizer)
-    _check_architecture(key, place, config)
+    stop_ids = _stop_ids(key, base or place, config)
+    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
     _change_context(config, source)
-    if getattr(config, "sliding_window", None) and "sliding_attention" in getattr(config, "layer_types", []):
-        raise UserError(
-            key,
-            str(place),
-            "it attends through a sliding window, which packed rows do not support",
-            "use a model with full attention",
-        )
     dtype = dtype or device.compute_dtype
     model = (
         _empty(config, dtype)
         if empty
         else _with_weights(key, place, base, config, dtype, device if four_bit else None)
     )
-    stop_ids = _stop_ids(_generation_config(base or place, config))
-    chat = ChatFormat(name, tokenizer, tags_of(source.think), source.think.prefill, stop_ids)
     return LoadedModel(name, model if four_bit or empty or on_host else model.to(device.kind), chat)
 
 
-def _generation_config(place: str | Path, config: Any) -> Any:
+def _generation_config(key: str, place: str | Path, config: Any) -> Any:
     try:
         return GenerationConfig.from_pretrained(place)
     except OSError:  # it has none, and transformers takes its settings from the model's own
         return GenerationConfig.from_model_config(config)
+    except Exception as error:  # values of a wrong type may raise anything
+        reason = f"its generation_config.json cannot be used ({told(error)})"
+        raise UserError(key, str(place), reason, "mend it, or remove it") from None
 
 
-def _stop_ids(generation: Any) -> tuple[int, ...]:
-    stop = generation.eos_token_id
-    return tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
+def _stop_ids(key: str, place: str | Path, config: Any) -> tuple[int, ...]:
+    """The tokens at which generation with a model stops, as its folder says."""
+    stop = _generation_config(key, place, config).eos_token_id
+    stops = tuple(stop) if isinstance(stop, list) else (stop,) if stop is not None else ()
+    for one in stops:
+        if isinstance(one, bool) or not isinstance(one, int):
+            reason = f"its eos_token_id {one!r} is no number of a token"
+            raise UserError(key, str(place), reason, "mend its generation_config.json and config.json")
+    return stops
 
 
 def _empty(config: Any, dtype: torch.dtype) -> Any:
@@ -136,7 +144,7 @@ def _with_weights(
         {"quantization_config": _nf4(key, place, nf4_on), "device_map": {"": nf4_on.kind}} if nf4_on else {}
     )
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             base or place,
             config=config,
             dtype=dtype,
@@ -144,14 +152,29 @@ def _with_weights(
             output_loading_info=True,
             **settings,
         )
-        if told["missing_keys"]:  # transformers would fill these with random numbers
-            raise ValueError(f"{len(told['missing_keys'])} are missing, {min(told['missing_keys'])} first")
+        if missing := loading["missing_keys"]:  # transformers would fill these with random numbers
+            raise ValueError(f"{len(missing)} are missing, {min(missing)} first")
+        # It would leave these out: layers that config.json does not count, scales of quantised weights.
+        if further := {
+            name for name in loading["unexpected_keys"] if not name.endswith("rotary_emb.inv_freq")
+        }:
+            raise ValueError(
+                f"{len(further)} have no place in what config.json describes, {min(further)} first"
+            )
         if base:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, place).merge_and_unload()
             model.name_or_path = str(place)  # what further adapters stand on, not the model below this one
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
         raise UserError(
             key,
             str(place),
@@ -163,16 +186,19 @@ def _with_weights(
 
 def _nf4(key: str, place: str | Path, device: Device) -> transformers.BitsAndBytesConfig:
     if base_of_adapter(key, place):
-        remedy = "merge it first, or train on the model that it adapts"
-        raise UserError(
-            key, str(place), "is an adapter, which cannot be merged into four-bit weights", remedy
-        )
+        _refuse_adapter(key, place)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=device.compute_dtype,
     )
+
+
+def _refuse_adapter(key: str, place: object) -> NoReturn:
+    """Say that four-bit weights take no adapter in."""
+    remedy = "merge it first, or train on the model that it adapts"
+    raise UserError(key, str(place), "is an adapter, which cannot be merged into four-bit weights", remedy)
 
 
 #: Architectures whose packed log-probabilities were compared with transformers' own. Others may compute something else:
@@ -184,6 +210,38 @@ def _check_architecture(key: str, place: str | Path, config: Any) -> None:
     if config.model_type not in ARCHITECTURES:
         reason = f"is a {config.model_type} model, whose attention over packed rows is not known to be right"
         raise UserError(key, str(place), reason, f"use one of {', '.join(ARCHITECTURES)}")
+    if getattr(config, "sliding_window", None) and "sliding_attention" in (config.layer_types or []):
+        reason = "it attends through a sliding window, which packed rows do not support"
+        raise UserError(key, str(place), reason, "use a model with full attention")
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
+        # transformers takes one set of frequencies for all of a batch, by its longest row.
+        reason = "its rope_type `longrope` turns short texts in another way when a longer one is beside them"
+        raise UserError(
+            key, str(place), reason, "use a model whose positions do not depend on the longest text"
+        )
+    if getattr(config, "quantization_config", None):
+        reason = "its weights are quantised, and neither trained nor merged as they are"
+        raise UserError(
+            key, str(place), reason, "use the model in bf16 or float32; `method: qlora` quantises it"
+        )
+
+
+def _described(key: str, place: str | Path, *, ours: bool) -> tuple[str | None, Any]:
+    """The base of an adapter (None: the place holds a whole model), and the config of what is loaded first.
+
+    Raises:
+        UserError: there is none; or it is ``ours`` to run and describes nothing that our attention serves, or an
+            adapter that is not its base's.
+    """
+    base = base_of_adapter(key, place)
+    config = _load_config(key, base or place)
+    if ours:
+        _check_architecture(key, place, config)
+        if base:
+            check_adapter(key, place, base, config)
+        else:
+            meta_model(key, place, config)
+    return base, config
 
 
 def _change_context(config: Any, source: ModelSource) -> None:
@@ -191,14 +249,6 @@ def _change_context(config: Any, source: ModelSource) -> None:
         config.max_position_embeddings = source.max_length
     if source.rope_theta:
         config.rope_parameters = {**config.rope_parameters, "rope_theta": source.rope_theta}
-
-
-def context_of(config: Any) -> int:
-    """How many tokens a model reads. Rope scaling may go beyond the positions of pre-training, which some configs state
-    (Qwen2.5 with YaRN) and others (Llama 3.1) do not."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    stretched = rope.get("factor", 1) * rope.get("original_max_position_embeddings", 0)
-    return max(int(config.max_position_embeddings), int(stretched))
 
 
 def preview(name: str, source: ModelSource, *, ours: bool = True) -> Preview:
@@ -210,18 +260,16 @@ def preview(name: str, source: ModelSource, *, ours: bool = True) -> Preview:
     Raises:
         UserError: no config, no tokenizer, no EOS or no chat template at that place.
     """
-    tokenizer = load_tokenizer(name, source)
     context = source.build.max_length if source.build is not None else source.max_length
     stop_ids: tuple[int, ...] = ()
     if source.path is not None:
         key = f"models.{name}.path"
-        place = base_of_adapter(key, source.path) or source.path
-        config = _load_config(key, place)
-        if ours:
-            _check_architecture(key, source.path, config)
-        _check_vocabulary(name, config, tokenizer)
+        base, config = _described(key, source.path, ours=ours)
         context = context or context_of(config)
-        stop_ids = _stop_ids(_generation_config(place, config))
+        stop_ids = _stop_ids(key, base or source.path, config)
+    tokenizer = load_tokenizer(name, source)
+    if source.path is not None:
+        _check_vocabulary(name, config, tokenizer)
     if source.build is not None:
         tokenizer = as_reloaded(name, source.build, tokenizer)
     assert context is not None, (
@@ -245,9 +293,7 @@ def count_parameters(name: str, place: str | Path) -> int:
     """
     key = f"models.{name}.path"
     config = _load_config(key, base_of_adapter(key, place) or place)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in meta_model(key, place, config).parameters())
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:
@@ -263,7 +309,7 @@ def _check_vocabulary(name: str, config: Any, tokenizer: Any) -> None:
 def _load_config(key: str, place: str | Path) -> Any:
     try:
         return AutoConfig.from_pretrained(place)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # values of a wrong type in it may raise anything
         raise UserError(
             key,
             str(place),
@@ -284,6 +330,30 @@ def width(name: str, source: ModelSource) -> int:
     key = f"models.{name}.path"
     config = _load_config(key, base_of_adapter(key, source.path) or source.path)
     return int(config.get_text_config().hidden_size)
+
+
+def check_lora(stage: SftStage, name: str, source: ModelSource, *, made: bool) -> None:
+    """Refuse, before anything is written, adapters that the model of a fine-tuning cannot take.
+
+    Args:
+        stage: says the method and the targets.
+        name: the recipe's entry ``source`` that the stage's model is, or (``made``) descends from.
+
+    Raises:
+        UserError: a target names no linear layer, or the base of four-bit weights is an adapter.
+    """
+    key = f"models.{name}.path"
+    base = base_of_adapter(key, source.path) if source.path else None
+    if stage.method == "qlora" and base and not made:
+        _refuse_adapter(key, source.path)
+    if stage.method == "full" or stage.lora is None or stage.lora.targets == "all-linear":
+        return
+    if source.build is not None:
+        config = config_of(source.build, load_tokenizer(name, source))
+    else:
+        assert source.path is not None
+        config = _load_config(key, base or source.path)
+    check_targets(f"stages.{stage.name}.lora.targets", stage.lora.targets, meta_model(key, name, config))
 
 
 def with_lora(loaded: LoadedModel, lora: Lora | None, seed: int) -> LoadedModel:

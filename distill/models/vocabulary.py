@@ -34,7 +34,7 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
         place = base_of_adapter(key, place)  # peft alone saves no tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # values of a wrong type in its files may raise anything
         raise UserError(
             key,
             place,
@@ -56,11 +56,12 @@ def _with_template(name: str, source: ModelSource, tokenizer: Any) -> Any:
     if source.chat_template:
         try:
             tokenizer.chat_template = Path(source.chat_template).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
             raise UserError(
                 f"models.{name}.chat_template",
                 source.chat_template,
-                f"cannot be read: {error.strerror}",
+                f"cannot be read: {why}",
                 "give a Jinja file",
             ) from None
     return tokenizer
@@ -114,14 +115,16 @@ def base_of_adapter(key: str, place: str | Path) -> str | None:
     file = Path(place, "adapter_config.json")
     if not file.is_file():
         return None
+    remedy = "write base_model_name_or_path into its adapter_config.json, or merge it"
     try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError):
-        base = None
-    if not base:
-        remedy = "write base_model_name_or_path into its adapter_config.json, or merge it"
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        reason = f"is an adapter whose adapter_config.json is no JSON ({first_line(error)})"
+        raise UserError(key, str(place), reason, "give the folder as it was saved") from None
+    base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+    if not isinstance(base, str) or not base:
         raise UserError(key, str(place), "is an adapter that does not say of which model", remedy)
-    return str(base)
+    return base
 
 
 def first_line(error: BaseException) -> str:
