@@ -174,6 +174,13 @@ def test_it_learns_the_responses_by_heart(tuned: Any) -> None:
     assert rows[-1]["epoch"] == 60 and counts["trained_tokens"] == rows[-1]["trained_tokens"]
 
 
+@pytest.mark.parametrize(("traces", "epochs"), [(3, 1), (5, 1), (6, 2.5)])
+def test_epochs_end_where_they_were_said_to(tuned: Any, traces: int, epochs: float) -> None:
+    _, rows, _ = tuned(traces=TRACES[:traces], epochs=epochs)
+    told = [row["epoch"] for row in rows]
+    assert told == sorted(told) and told[-1] == epochs
+
+
 def test_the_prompt_is_no_part_of_the_loss(tuned: Any, mixed: Any) -> None:
     _, _, counts = tuned(epochs=1)
     examples = mixed({"a": TRACES}, {"a": 1}).examples

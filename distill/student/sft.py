@@ -88,7 +88,10 @@ def fine_tune(
                 log.append(
                     {
                         "step": updater.done,
-                        "epoch": round(updater.done * stage.batch_size / len(order) * stage.epochs, 4),
+                        # The last batch may be smaller than the others.
+                        "epoch": round(
+                            min(1, updater.done * stage.batch_size / len(order)) * stage.epochs, 4
+                        ),
                         "loss": loss,
                         **told,
                         "trained_tokens": trained_tokens,
