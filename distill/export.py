@@ -93,7 +93,8 @@ def export_model(
     file = run_path / "models" / model / own
     # A model that an older version made has no card yet.
     text = file.read_text(encoding="utf-8") if file.is_file() else card.cards(run_path, recipe, made)[own]
-    to = to.absolute()
+    to = Path(os.path.realpath(to))
+    _check_apart(to, run_path)
     waiting = to.with_name(f".{to.name}.tmp")
     address = None
     with room(to):
@@ -173,6 +174,17 @@ def check_repository(push: str) -> None:
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", push):
         raise UserError("--push", push, "is no name of a repository", "write USER/NAME")
+
+
+def _check_apart(to: Path, run_path: Path) -> None:
+    """Refuse a target that no export can be, or that would change the run."""
+    run = Path(os.path.realpath(run_path))
+    remedy = "give a new or empty folder outside of the run with --to"
+    if to in (Path(to.anchor), Path(os.path.realpath(Path.home()))):
+        raise UserError("--to", str(to), "is no folder for a model alone", remedy)
+    if to == run or run in to.parents:
+        reason = f"stands in the run itself ({run}), whose models would no longer be what it made"
+        raise UserError("--to", str(to), reason, remedy)
 
 
 @contextmanager

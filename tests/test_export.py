@@ -257,6 +257,40 @@ def test_a_mistake_is_told_and_nothing_written(
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["full", "full/file"]
 
 
+@pytest.mark.parametrize(
+    "to",
+    [
+        "run",
+        "run/new",
+        "run/models/student",
+        "run/models/student/new",
+        "run/../run/new",
+        "link/new",
+        "/",
+        "home",
+    ],
+)
+def test_a_run_its_models_root_and_home_are_no_target(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, to: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "models")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["student", "export", "run", "student", "--to", to]) == 2
+    assert "--to" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_to_an_empty_folder_is_filled(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    export_model(run, "student", tmp_path / "link")
+    assert (tmp_path / "disk" / "config.json").is_file() and (tmp_path / "link").is_symlink()
+
+
 def test_adapters_on_adapters_are_exported_whole_only(run: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(run, tmp_path / "run")
     edit_recipe(mine, str(run / "models" / "student" / "adapter"))
