@@ -6,12 +6,14 @@ The table holds the numbers of each model's config.json on the hub, so that a pl
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distill.errors import UserError
-from distill.recipe_parts import ModelSource
+from distill.lengths import context_of
+from distill.recipe_parts import Lora, ModelSource
 
 Family = Literal["qwen2", "qwen3", "llama"]
 
@@ -194,6 +196,24 @@ def shape_of(name: str, source: ModelSource) -> Shape:
     return _from_config(name, source.path)
 
 
+def check_targets(key: str, lora: Lora | None, shape: Shape) -> None:
+    """Refuse adapters on what is no linear layer of a model; a run looks at the model's own modules.
+
+    Raises:
+        UserError: a target names none.
+    """
+    if lora is None or lora.targets == "all-linear":
+        return
+    known = [*shape.linear, *([] if shape.tied else ["lm_head"])]
+    for target in lora.targets:
+        name = target.rpartition(".")[2]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            remedy = f"{hint}use some of {', '.join(known)}, or all-linear"
+            raise UserError(key, target, "names no linear layer of the model", remedy)
+
+
 def _vocabulary(name: str, source: ModelSource) -> int:
     """Tokens of a built model's tokenizer: the world's, or those that a folder's tokenizer.json holds."""
     if source.tokenizer == "world":
@@ -212,17 +232,36 @@ def _from_config(name: str, path: str) -> Shape:
     from transformers import AutoConfig
 
     key = f"models.{name}.path"
+    named = path
+    if Path(path, "adapter_config.json").is_file():
+        from distill.models import base_of_adapter
+
+        named = base_of_adapter(key, path) or path
+    if named in KNOWN and not Path(named).is_dir():
+        return KNOWN[named]
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError):
+        config = AutoConfig.from_pretrained(named, local_files_only=True)
+    except Exception as error:  # values of a wrong type in it may raise anything
+        if Path(named, "config.json").is_file():
+            words = str(error).strip().split("\n")[0][:200]
+            reason = f"its config.json cannot be used ({words})"
+            raise UserError(key, path, reason, "give the config.json that the weights came with") from None
         remedy = f"give a folder that holds its config.json, or one of: {', '.join(KNOWN)}"
         reason = "is neither in the table of shapes nor on this machine, and a plan fetches nothing"
         raise UserError(key, path, reason, remedy) from None
     if config.model_type not in ("qwen2", "qwen3", "llama"):
         reason = f"is a {config.model_type} model, whose costs are not modelled"
         raise UserError(key, path, reason, "use a llama, qwen2 or qwen3 model")
+    try:
+        return _shape(path, config)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        reason = f"its config.json describes no model ({error})"
+        raise UserError(key, path, reason, "give the config.json that the weights came with") from None
+
+
+def _shape(name: str, config: Any) -> Shape:
     return Shape(
-        name=path,
+        name=name,
         family=config.model_type,
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
@@ -232,5 +271,5 @@ def _from_config(name: str, path: str) -> Shape:
         intermediate=config.intermediate_size,
         vocabulary=config.vocab_size,
         tied=bool(config.tie_word_embeddings),
-        context=config.max_position_embeddings,
+        context=context_of(config),
     )

@@ -46,7 +46,8 @@ class Training:
     @property
     def adapted(self) -> dict[str, tuple[int, int]]:
         """In and out features of the linear layers that have adapters."""
-        chosen = self.lora.targets
+        targets = self.lora.targets
+        chosen = targets if targets == "all-linear" else [name.rpartition(".")[2] for name in targets]
         return {
             name: sizes
             for name, sizes in self.shape.linear.items()

@@ -67,7 +67,9 @@ def count_problems(section: str, name: str, source: ProblemSource, assumed: Assu
         counted = Counted(source.world.count * len(source.world.families))
     else:
         assert source.path is not None, f"{section}.{name} has neither path nor world"
-        rows = _rows_here(source.path) or HUB_ROWS.get((source.path.partition("@")[0], source.split))
+        rows = _rows_here(f"{section}.{name}.path", source.path) or HUB_ROWS.get(
+            (source.path.partition("@")[0], source.split)
+        )
         told = f"{section}.{name}: {assumed.problems} problems assumed (--problems)"
         counted = Counted(rows) if rows else Counted(assumed.problems, told)
     if source.limit is None or counted.rows < source.limit:
@@ -89,7 +91,7 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
     if source.world is not None:
         return Counted(source.world.count * len(source.world.families))
     assert source.path is not None, f"traces.{name} has neither path nor world"
-    if rows := _rows_here(source.path):
+    if rows := _rows_here(f"traces.{name}.path", source.path):
         if not source.each and not source.where:
             return Counted(rows)
         return Counted(
@@ -118,15 +120,27 @@ def trace_tokens(recipe: Recipe, name: str, longest: int, assumed: Assumptions) 
     return min(assumed.tokens_per_trace, longest)
 
 
-def _rows_here(path: str) -> int | None:
-    """Rows of a JSONL or Parquet file (of our own: the kept ones), of a trace set, or of one that was exported."""
+def _rows_here(key: str, path: str) -> int | None:
+    """Rows of a JSONL or Parquet file (of our own: the kept ones), of a trace set, or of one that was exported.
+
+    Raises:
+        UserError: a file that is there cannot be read.
+    """
     file = Path(path)
     if file.is_dir() and (files := sorted(file.glob("data/train-*"))):
-        return sum(_rows_here(str(one)) or 0 for one in files)
+        return sum(_rows_here(key, str(one)) or 0 for one in files)
     if file.is_dir():
         file = file / "traces.parquet"
     if not file.is_file():
         return None
+    try:
+        return _rows_of(file)
+    except Exception as error:  # pyarrow's own are of many kinds
+        words = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(key, str(file), f"cannot be read: {words}", "give a whole file") from None
+
+
+def _rows_of(file: Path) -> int:
     if file.suffix != ".parquet":
         with file.open("rb") as lines:
             return sum(1 for line in lines if line.strip())

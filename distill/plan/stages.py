@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from distill.plan.architectures import Shape, shape_of
+from distill.plan.architectures import Shape, check_targets, shape_of
 from distill.plan.engines import MOST_GPUS, MOST_ROWS, Generating
 from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.hardware import USABLE, Gpu, find_gpu
@@ -141,6 +141,7 @@ class Planner:
             "hardware.gpus": self.gpus,
             "method": stage.method,
         }
+        check_targets(f"stages.{stage.name}.lora.targets", stage.lora, shape)
         lora, whole_batch = stage.lora or Lora(), stage.batch_size * longest
 
         def training(settings: Settings) -> Training:
