@@ -155,10 +155,29 @@ class ChatFormat:
         self.name, self.tokenizer, self.tags = name, tokenizer, tags
         self.eos_id: int = tokenizer.eos_token_id
         self.stop_ids = frozenset({self.eos_id, *stop_ids})
-        rendered = self._render("?")
+        rendered = self._checked()
         opens = rendered.rstrip().endswith(tags.open)
         self._template_prefill = rendered[rendered.rindex(tags.open) :] if opens else ""
         self.prefill = self._template_prefill or (f"{tags.open}\n" if prefill else "")
+
+    def _checked(self) -> str:
+        """A prompt's text, from a template that was seen to hold the problem, whatever its thought tags are.
+
+        Raises:
+            UserError: the template breaks, or leaves the problem out.
+        """
+        key, problem = f"models.{self.name}.chat_template", "How many are 17 and 25?"
+        try:
+            rendered, without = self._render(problem), self._render("?")
+        except Exception as error:  # a template may raise whatever an expression can
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = f"its chat template cannot write a prompt ({words})"
+            remedy = "give a Jinja file that takes one message of a user"
+            raise UserError(key, None, reason, remedy) from None
+        if problem not in rendered:
+            reason = "its chat template leaves the problem out, so that every prompt would be the same"
+            raise UserError(key, None, reason, "give a Jinja file that writes each message's content")
+        return without
 
     def _render(self, problem: str) -> str:
         messages = [{"role": "user", "content": problem}]
@@ -215,6 +234,10 @@ class ChatFormat:
         """The first added token that the template itself writes behind an answer; None where it writes none."""
         answer = "An answer."
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
-        _, found, after = str(self.tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(answer)
+        try:
+            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception:  # one that takes no answer of the model writes no end of one
+            return None
+        _, found, after = text.rpartition(answer)
         added = self.tokenizer.added_tokens_decoder
         return next((token for token in self.encode(after) if token in added), None) if found else None

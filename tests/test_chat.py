@@ -190,6 +190,32 @@ def test_a_tokenizer_that_cannot_serve_is_refused() -> None:
         ChatFormat("m", endless, TAGS)
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if %}", "cannot write a prompt"),
+        ("{{ nope.x.y }}", "cannot write a prompt .*nope"),
+        ("{{ raise_exception('system first') }}", "cannot write a prompt .system first"),
+        ("{{ messages[5].content }}", "cannot write a prompt"),
+        ("{{ 1 // 0 }}", "cannot write a prompt"),
+        ("Solve the problem.<|assistant|>", "leaves the problem out"),
+        (
+            "{% for m in messages %}{% if m.role == 'human' %}{{ m.content }}{% endif %}{% endfor %}",
+            "leaves the problem",
+        ),
+    ],
+)
+def test_a_template_that_breaks_or_drops_the_problem_is_refused(template: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        ChatFormat("m", with_template(template), TAGS)
+    assert caught.value.key == "models.m.chat_template"
+
+
+def test_a_template_that_takes_no_answer_has_no_end_of_one() -> None:
+    template = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}" + BARE
+    assert ChatFormat("m", with_template(template), TAGS).turn_end() is None
+
+
 # ---------------------------------------------------------------------------------------------- real vocabularies
 
 REAL = ("llama3.1", "qwen2.5", "qwen3", "deepseek-r1-distill-qwen", "deepseek-r1-distill-llama")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
 from distill.device import Device
@@ -108,6 +110,25 @@ def test_a_save_that_breaks_leaves_the_folder_before(
     with pytest.raises(OSError):
         save(loaded, folder)
     assert (folder / "model.safetensors").read_bytes() == weights and (folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("kind", [Exception, SafetensorError])
+def test_a_full_disk_is_told_as_such_whoever_meets_it(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """The tokenizers' library raises a bare exception with the system's number in its text."""
+    loaded = load_path(built)
+    with pytest.raises(Exception, match="os error 28"):
+        loaded.chat.tokenizer.backend_tokenizer.save("/dev/full")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise kind("No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(loaded.chat.tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError) as caught:
+        save(loaded, tmp_path / "model")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------------------------------------- adapters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,9 +54,12 @@ def save(loaded: LoadedModel, folder: Path, texts: Mapping[str, str] | None = No
             (waiting / place).write_text(text, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         waiting.replace(folder)
-    except SafetensorError as error:  # it hides the system's error in its text
-        full = "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, f"{folder}: {error}") from error
+    except Exception as error:
+        # Libraries written in Rust hide the system's error in their text; tokenizers' has no class of its own.
+        hidden = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or not (hidden or isinstance(error, SafetensorError)):
+            raise
+        raise OSError(int(hidden[1]) if hidden else errno.EIO, f"{folder}: {error}") from error
     finally:
         shutil.rmtree(waiting, ignore_errors=True)  # half a model would keep a full disk full
 
