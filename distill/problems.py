@@ -157,7 +157,9 @@ def _read_parquet(file: Path) -> Iterator[Row]:
         with open_parquet(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, not pyarrow's of a page that is spoilt
+            raise
         raise UserError(str(file), None, f"is no readable Parquet: {error}", "write it again") from error
 
 

@@ -192,7 +192,9 @@ def read_parquet(path: Path) -> Iterator[Trace]:
         with open_parquet(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
                 yield from (_from_columns(row) for row in batch.to_pylist())
-    except (pa.ArrowInvalid, ValueError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, not pyarrow's of a page that is spoilt
+            raise
         raise RunFailed(f"{path}: no Parquet file of traces: {error}") from error
 
 

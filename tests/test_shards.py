@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distill.shards
-from distill.errors import RunFailed
+from distill.errors import RunFailed, UserError
+from distill.problems import read_rows as problem_rows
 from distill.records import FinishReason, Trace, Verdict
 from distill.shards import append_rows, read_parquet, read_rows, repair, replacing, write_parquet, write_rows
 
@@ -199,3 +200,22 @@ def test_a_long_file_is_never_held(tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
     held = [pa.total_allocated_bytes() - before for _ in read_parquet(tmp_path / "t.parquet")]
     assert max(held) < (tmp_path / "t.parquet").stat().st_size / 2
+
+
+def test_a_spoilt_page_is_named(tmp_path: Path) -> None:
+    """Whose foot is whole: pyarrow tells of it by an OSError that has no number."""
+    file = tmp_path / "traces.parquet"
+    write_parquet(file, [trace(problem=f"{number} + 1 = ?") for number in range(50)])
+    whole = file.read_bytes()
+    told = 0
+    for at in range(4, len(whole) // 2, max(1, len(whole) // 60)):
+        file.write_bytes(whole[:at] + bytes(byte ^ 0xFF for byte in whole[at : at + 9]) + whole[at + 9 :])
+        try:
+            list(read_parquet(file))
+        except RunFailed as error:
+            told += "no Parquet file of traces" in str(error)
+        try:
+            list(problem_rows(str(file), "train", "problems.p.path"))
+        except UserError as error:
+            told += "is no readable Parquet" in str(error)
+    assert told > 20
