@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pydantic import BaseModel
 
-from distill.errors import UserError
+from distill.errors import RunFailed, UserError
 from distill.manifest import surroundings
 from distill.places import check_belongs, make_folder
 from distill.recipe import Recipe
@@ -154,7 +154,7 @@ class RunFolder:
         """
         folder = self.stage_folder(stage)
         started = folder / "started.json"
-        found = read_json(started)
+        found = read_json(started, "fingerprint", "seconds")
         resumes = found is not None and found["fingerprint"] == fingerprint
         (folder / "finished.json").unlink(missing_ok=True)
         if not resumes:
@@ -207,7 +207,7 @@ class RunFolder:
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """What `finish` wrote of a stage, or None; the caller compares its fingerprint with today's."""
-        return read_json(self.stage_folder(stage) / "finished.json")
+        return read_json(self.stage_folder(stage) / "finished.json", *_MARKER)
 
     def write_manifest(self, device: str, precision: str) -> None:
         """Write ``manifest.json``: what the run ran with, and the marker of every finished stage."""
@@ -239,6 +239,10 @@ class RunFolder:
                 found.rename(self.stage_folder(name))
 
 
+#: What a stage's ``finished.json`` holds at least.
+_MARKER = ("fingerprint", "seconds", "counts", "outputs", "finished_at")
+
+
 class _Clock(NamedTuple):
     fingerprint: str
     earlier_seconds: float
@@ -250,10 +254,8 @@ class _Clock(NamedTuple):
 
 def finished_stages(path: Path) -> dict[str, dict[str, Any]]:
     """The markers in a run folder by stage name, whatever number the stage's folder has; reads only."""
-    markers = (path / "stages").glob("[0-9][0-9]*-*/finished.json")
-    return {
-        file.parent.name.partition("-")[2]: json.loads(file.read_text(encoding="utf-8")) for file in markers
-    }
+    files = (path / "stages").glob("[0-9][0-9]*-*/finished.json")
+    return {file.parent.name.partition("-")[2]: read_json(file, *_MARKER) or {} for file in files}
 
 
 def _take_lock(path: Path) -> int:
@@ -272,9 +274,23 @@ def _take_lock(path: Path) -> int:
     return handle
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None when there is no file."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+def read_json(path: Path, *needed: str) -> dict[str, Any] | None:
+    """The JSON object in a file, which must have the ``needed`` keys; None when there is no file.
+
+    Raises:
+        RunFailed: something else is in it. We write such files whole, so it was not us.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= set(needed):
+        raise RunFailed(
+            f"{path}: is not what was written there", "Remove it: what it told is then found out anew."
+        )
+    return found
 
 
 # -------------------------------------------------------------------------------- metrics and progress

@@ -14,12 +14,20 @@ import pytest
 import yaml
 
 from distill import runs
-from distill.errors import UserError
+from distill.errors import RunFailed, UserError
 from distill.places import new_folder
 from distill.recipe import Recipe
 from distill.recipe_file import parse_recipe
 from distill.recipe_parts import Sampling
-from distill.runs import MetricsLog, Progress, RunFolder, fingerprint, hash_path, write_json_atomic
+from distill.runs import (
+    MetricsLog,
+    Progress,
+    RunFolder,
+    fingerprint,
+    finished_stages,
+    hash_path,
+    write_json_atomic,
+)
 
 
 def recipe(name: str = "small", stages: tuple[str, ...] = ("warm", "distil"), **changes: object) -> Recipe:
@@ -209,6 +217,26 @@ def test_work_of_the_same_fingerprint_continues_and_of_another_is_deleted(tmp_pa
         run.finish("warm", {})
         assert run.begin("warm", "f2", makes=(model, shard)) is False
         assert not (work.exists() or model.exists() or shard.exists() or run.finished("warm"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"fingerprint": 3}', "\udcff"])
+def test_a_marker_that_is_none_of_ours_is_named(tmp_path: Path, text: str) -> None:
+    with RunFolder.open(tmp_path / "run", recipe()) as run:
+        folder = run.stage_folder("warm")
+        folder.mkdir(parents=True)
+        for name in ("started.json", "finished.json"):
+            (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+        for look in (
+            lambda: run.begin("warm", "f"),
+            lambda: run.finished("warm"),
+            lambda: finished_stages(tmp_path / "run"),
+        ):
+            with pytest.raises(RunFailed, match="is not what was written there") as caught:
+                look()
+            assert "Remove it" in caught.value.then
+        for name in ("started.json", "finished.json"):
+            (folder / name).unlink()
+        assert not run.begin("warm", "f") and finished_stages(tmp_path / "run") == {}
 
 
 def test_work_that_never_began_properly_is_deleted(tmp_path: Path) -> None:
