@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from safetensors import SafetensorError
+
 from distill.errors import RunFailed, UserError
 from distill.recipe import SftStage
 from distill.runs import RunFolder
@@ -196,6 +198,6 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end_with_parent()
         main(Path(sys.argv[1]), sys.argv[2])
-    except (RunFailed, UserError) as error:
+    except (RunFailed, UserError, OSError, SafetensorError) as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(1)

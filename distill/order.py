@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,9 @@ def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
         reason = "a process cannot start others on another machine"
         remedy = "start the same command on all: srun, or torchrun --nnodes ... --no-python distill ..."
         raise UserError("hardware.nodes", hardware.nodes, reason, remedy)
+    if hardware.gpu == "cpu" and hardware.gpus > (most := max(2, len(os.sched_getaffinity(0)))):
+        reason = f"would be as many processes on this machine's {most} cores"
+        raise UserError("hardware.gpus", hardware.gpus, reason, f"use at most {most}")
     if hardware.gpus > 1 and hardware.gpu != "cpu":
         import torch
 

@@ -189,3 +189,25 @@ def test_rows_go_to_whoever_has_least_and_all_get_equally_many() -> None:
     assert shares == [["b", "a", None], ["d", "c", "e"]]
     assert [World(rank, 3).share(["x"], [1]) for rank in range(3)] == [["x"], [None], [None]]
     assert World().share(rows, sizes) == rows
+
+
+def test_more_processes_than_cores_are_refused_before_anything_is_written(
+    tiny_recipe_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    recipe = tiny_recipe_module.tiny_recipe("hardware={gpu: cpu, gpus: 64}")
+    with pytest.raises(UserError, match="on this machine's 4 cores") as caught:
+        run_recipe(recipe, tmp_path / "run", [recipe.stage("warm")])
+    assert caught.value.key == "hardware.gpus" and not (tmp_path / "run").exists()
+
+
+def test_a_process_that_cannot_read_or_write_says_so_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", crew.__file__, str(tmp_path / "none"), "warm"]
+    home = str(Path(crew.__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": home}
+    # Its stdin stays open: at the end of that it would take this process for gone.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert b"failed: " in said and b"Traceback" not in said
