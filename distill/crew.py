@@ -192,12 +192,18 @@ def _leave() -> NoReturn:
     os._exit(0)
 
 
-if __name__ == "__main__":
+def be_one(path: Path, name: str) -> int:
+    """`main`, with what breaks on the way told in a line; returns the exit code."""
     try:
-        # Ctrl-C reaches all of them; the parent hears it and ends this one.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end_with_parent()
-        main(Path(sys.argv[1]), sys.argv[2])
+        main(path, name)
     except (RunFailed, UserError, OSError, SafetensorError) as error:
         print(f"failed: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches all of them; the parent hears it and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    sys.exit(be_one(Path(sys.argv[1]), sys.argv[2]))

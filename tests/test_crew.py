@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distill import crew
@@ -201,13 +202,15 @@ def test_more_processes_than_cores_are_refused_before_anything_is_written(
     assert caught.value.key == "hardware.gpus" and not (tmp_path / "run").exists()
 
 
-def test_a_process_that_cannot_read_or_write_says_so_in_a_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", crew.__file__, str(tmp_path / "none"), "warm"]
-    home = str(Path(crew.__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": home}
-    # Its stdin stays open: at the end of that it would take this process for gone.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
-        assert process.stderr is not None
-        said = process.stderr.read()
-    assert process.returncode == 1
-    assert b"failed: " in said and b"Traceback" not in said
+@pytest.mark.parametrize(
+    "error", [RunFailed("no"), OSError(28, "No space left on device"), SafetensorError("os error 28")]
+)
+def test_a_process_whose_disk_is_full_says_so_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def breaks(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(crew, "main", breaks)
+    assert crew.be_one(tmp_path, "warm") == 1
+    assert capsys.readouterr().err == f"failed: {error}\n"
