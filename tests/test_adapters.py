@@ -170,6 +170,10 @@ def test_an_adapter_of_an_adapter_is_refused(base: Path, adapter: Path, tmp_path
         (edit("config.json", rope_parameters={"rope_type": "no_such"}), "no model"),
         (edit("config.json", max_position_embeddings="long"), "no model"),
         (edit("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "quantised"),
+        (
+            edit("config.json", layer_types=["chunked_attention"] * 2),
+            "has chunked_attention, which packed rows",
+        ),
         (write("generation_config.json", "[]"), "generation_config.json"),
         (edit("generation_config.json", eos_token_id="<|end|>"), "eos_token_id"),
         (edit("generation_config.json", eos_token_id=[[5]]), "eos_token_id"),

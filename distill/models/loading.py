@@ -210,8 +210,12 @@ def _check_architecture(key: str, place: str | Path, config: Any) -> None:
     if config.model_type not in ARCHITECTURES:
         reason = f"is a {config.model_type} model, whose attention over packed rows is not known to be right"
         raise UserError(key, str(place), reason, f"use one of {', '.join(ARCHITECTURES)}")
-    if getattr(config, "sliding_window", None) and "sliding_attention" in (config.layer_types or []):
-        reason = "it attends through a sliding window, which packed rows do not support"
+    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if layers and (getattr(config, "sliding_window", None) or layers != {"sliding_attention"}):
+        window = (
+            "it attends through a sliding window" if "sliding_attention" in layers else f"has {min(layers)}"
+        )
+        reason = f"{window}, which packed rows do not support"
         raise UserError(key, str(place), reason, "use a model with full attention")
     if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
         # transformers takes one set of frequencies for all of a batch, by its longest row.
