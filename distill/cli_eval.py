@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.cli_recipe import of_kind, recipe_of, walk
+from distill.cli_recorded import add_recorded, score_recorded
 from distill.cli_traces import show
 from distill.errors import UserError
 
 
 def _eval(options: argparse.Namespace) -> None:
+    if score_recorded(options):
+        return
     if bool(options.recipe) == bool(options.model):
         raise UserError(
             "distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help"
@@ -84,6 +87,7 @@ def add_eval(commands: Any, command: Any) -> None:
         "--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable"
     )
     evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
+    add_recorded(evaluate)
     compare = command(commands, "compare", _compare, "compare results on the same problems", recipe=None)
     compare.add_argument(
         "results",

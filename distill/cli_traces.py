@@ -117,7 +117,7 @@ def _source(options: argparse.Namespace) -> Any:
     for theirs, equals, _ in rewrite:
         if not (theirs and equals):
             raise UserError("--rewrite", theirs, "is no THEIRS=OURS", "write --rewrite '<thought>=<think>'")
-    fields = _with_extracts(dict(pair("--map", item) for item in options.map))
+    fields = with_extracts(dict(pair("--map", item) for item in options.map))
     return parse_trace_source(
         {
             "path": options.file,
@@ -173,7 +173,7 @@ def _settings(settings: dict[str, Any], overrides: Sequence[str]) -> tuple[Any, 
     return parsed.filters, parsed.keep_per_problem, indexed(suites, seed=0)
 
 
-def _with_extracts(fields: dict[str, str]) -> dict[str, Any]:
+def with_extracts(fields: dict[str, str]) -> dict[str, Any]:
     """`reference=solution:boxed` takes the reference out of a longer field, `problem=messages:user` a turn."""
     taken: dict[str, Any] = {}
     for ours, theirs in fields.items():

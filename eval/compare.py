@@ -22,6 +22,8 @@ Summary = dict[str, Any]
 
 #: What a summary file must have to be one; `eval.runner.summarise` writes more.
 NEEDED = ("model", "role", "params", "suite", "n", "k", "protocol", "pass@1", "ci95", "problems")
+#: What `eval.recorded` adds to a protocol: where the responses are from, and what is not known of them.
+_OF_A_RECORDING = ("not_stated", "recorded")
 #: What of a summary stands beside each model's suite in the comparison.
 SHOWN = (
     "pass@1",
@@ -184,7 +186,10 @@ def _by_suite(summaries: Sequence[Summary]) -> dict[str, dict[str, Summary]]:
 
 
 def _check_same_exam(suite: str, summaries: Sequence[Summary]) -> None:
-    """The seed may differ (it draws the samples); the problems, the instruction, k and the sampling may not."""
+    """The seed may differ (it draws the samples); the problems, the instruction, k and the sampling may not.
+
+    What a recording does not state is not compared: `_comparison` names it beside the difference.
+    """
     first = summaries[0]
     for other in summaries[1:]:
         key = f"{first['model']} and {other['model']} on {suite}"
@@ -193,11 +198,17 @@ def _check_same_exam(suite: str, summaries: Sequence[Summary]) -> None:
             apart = f"{len(ids - others)} of the first alone, {len(others - ids)} of the second"
             remedy = "evaluate both on one set of problems (the built-in world: with one seed)"
             raise UserError(key, min(ids ^ others), f"were asked different problems: {apart}", remedy)
-        for name in sorted({*first["protocol"], *other["protocol"], "k"} - {"seed"}):
+        unknown = {*_not_stated([first, other]), *_OF_A_RECORDING}
+        for name in sorted({*first["protocol"], *other["protocol"], "k"} - {"seed"} - unknown):
             one, two = ({**summary["protocol"], "k": summary["k"]}.get(name) for summary in (first, other))
             if one != two:
                 reason = f"measured with {name} = {one!r} and {two!r}"
                 raise UserError(key, None, reason, "evaluate both with one protocol, or compare them apart")
+
+
+def _not_stated(summaries: Sequence[Summary]) -> list[str]:
+    """What of the protocol one of these results, scored from a recording, does not know."""
+    return sorted({name for summary in summaries for name in summary["protocol"].get("not_stated", ())})
 
 
 # ------------------------------------------------------------------------------------ what is compared
@@ -248,6 +259,7 @@ def _comparison(suite: str, a: str, b: str, by_model: Mapping[str, Summary]) -> 
         "distinguishable": difference.distinguishable,
         "n": len(a_P),
         "k": by_model[a]["k"],
+        "not_stated": _not_stated([by_model[a], by_model[b]]),
     }
 
 
@@ -286,10 +298,11 @@ def results_as_lines(summaries: Sequence[dict[str, Any]]) -> list[str]:
     ]
     for row in summaries:
         low, high = row["ci95"] or (float("nan"), float("nan"))
+        tokens = "-" if row["mean_tokens"] is None else f"{row['mean_tokens']:.1f}"
         score = "-" if row["pass@1"] is None else f"{row['pass@1']:.3f}"
         lines.append(
             f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
-            f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {row['mean_tokens']:7.1f}"
+            f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {tokens:>7}"
         )
     return lines
 
@@ -300,5 +313,10 @@ def comparisons_as_lines(comparison: Mapping[str, Any]) -> list[str]:
         f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
         f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
         f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
+        f"{_unknown_as_words(row['not_stated'])}"
         for row in comparison["comparisons"]
     ]
+
+
+def _unknown_as_words(names: Sequence[str]) -> str:
+    return f"  (not known to be asked alike: a recording does not state {', '.join(names)})" if names else ""

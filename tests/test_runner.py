@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 
 from distill.chat import Prompt, ThoughtTags
 from distill.generate.engine import Request, Runaway
+from distill.generate.stream import SECONDS_BETWEEN_WRITES
 from distill.recipe_parts import ProblemSource, Sampling
 from distill.records import Completion, FinishReason, Problem
 from distill.suites import Suite
@@ -145,6 +150,32 @@ def test_a_killed_evaluation_ends_like_an_undisturbed_one(tmp_path: Path, dies_a
     assert run(tmp_path / "killed", engine) == undisturbed
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
     assert engine.made == 20 - 3 * dies_at
+
+
+class KilledEngine(ScriptedEngine):
+    """Answers seven requests, each of which stands alone, and is then killed as the system kills."""
+
+    together = None
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, runaway: Runaway | None = None
+    ) -> Iterator[Completion]:
+        yield from map(self._complete, requests[:7])
+        time.sleep(2 * SECONDS_BETWEEN_WRITES)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_real_kill_costs_no_response_that_was_given_a_second_before(tmp_path: Path) -> None:
+    undisturbed = run(tmp_path / "whole")
+    child = multiprocessing.get_context("fork").Process(
+        target=run, args=(tmp_path / "killed", KilledEngine(sure))
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    engine = ScriptedEngine(sure)
+    assert run(tmp_path / "killed", engine) == undisturbed and engine.made == 20 - 7
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
 def test_a_finished_evaluation_generates_nothing(tmp_path: Path) -> None:
