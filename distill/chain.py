@@ -306,6 +306,7 @@ class Chain:
             summary = evaluate(
                 examinee, self.inputs.exam(stage.name, name), self.inputs.suite_problems(name), engine=engine,
                 chat=chat, folder=self.run.results_folder(model, name), seed=self.recipe.seed,
+                judge=self.inputs.judge(stage, name),
             )  # fmt: skip
             generated += summary["tokens"]
             self.run.tick(stage.name)
@@ -324,6 +325,8 @@ class Chain:
             {model: self.recipe.base(model) for model in models},
             {model: self._cost(model) for model in models},
             {model: self.recipe.role(model) for model in models},
+            published=stage.published,
+            places={name: source.path for name, source in self.recipe.models.items() if source.path},
         )
         write_report(self.run.path, self.recipe, comparison)
         self._refresh_cards(exam, comparison)

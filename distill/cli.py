@@ -135,11 +135,13 @@ def _ask(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
+    from distill.inputs import check_published
     from distill.plan import assumptions, make_plan
     from distill.plan.table import as_lines
     from distill.recipe_file import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(options.recipe), options.set)
+    check_published(recipe)
     plan = make_plan(recipe, assumptions(vars(options)))
     show(options, plan, as_lines(plan))
 

@@ -23,6 +23,8 @@ def _eval(options: argparse.Namespace) -> None:
         raise UserError(
             "--suite", options.suite, "a recipe names its own suites", "--set stages.EXAM.suites=[...]"
         )
+    if options.recipe and (given := options.judge or options.judge_model or options.baseline):
+        raise UserError("--judge", given, "a recipe names its own judge", "write stages.EXAM.judge")
     if options.model:
         recipe, out = _one_off(options)
     else:
@@ -56,6 +58,8 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
             "evaluate them one after the other, or write a recipe",
         )
     stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": options.suite}
+    if judge := _judge(options):
+        stage["judge"] = judge
     name = "eval-" + "-".join(models)
     raw: dict[str, Any] = {"name": name, "models": {key: {"path": path} for key, path in models.items()}}
     raw["stages"] = [stage]
@@ -63,6 +67,18 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
         override_key(raw, setting)
     recipe = parse_recipe(raw)
     return recipe, Path(options.out or Path("runs") / recipe.name)
+
+
+def _judge(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The judge of `--judge URL --judge-model NAME [--baseline FILE]`, as a recipe writes it."""
+    if not (options.judge or options.judge_model or options.baseline):
+        return None
+    for key, given in (("--judge", options.judge), ("--judge-model", options.judge_model)):
+        if not given:
+            raise UserError(key, None, "is missing", "write --judge URL --judge-model NAME")
+    engine = {"kind": "server", "urls": options.judge}
+    judge = {"model": options.judge_model, "engine": engine, "baseline": options.baseline}
+    return {key: value for key, value in judge.items() if value is not None}
 
 
 def _last_name(model: str) -> str:
@@ -75,9 +91,31 @@ def _compare(options: argparse.Namespace) -> None:
 
     summaries = read_named_apart([Path(place) for place in options.results])
     roles = {summary["model"]: summary["role"] for summary in summaries}
-    comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True)
+    published = _published(options.published or [])
+    comparison = compare(summaries, only_bases(summaries), {}, roles, by_hand=True, published=published)
     lines = comparisons_as_lines(comparison)
     show(options, comparison, lines or ["nothing to compare: give results of two models on one suite"])
+
+
+def _published(given: list[str]) -> list[str] | dict[str, str]:
+    """Of `--published`: published models, or `MEASURED=PUBLISHED` pairs.
+
+    Raises:
+        UserError: nothing is published of one, both forms are there, or a measured model twice.
+    """
+    from eval.published import check_names
+
+    parts = [part.strip() for text in given for part in text.split(",") if part.strip()]
+    pairs = [part.split("=", 1) for part in parts if "=" in part]
+    check_names("--published", [part.rpartition("=")[2] for part in parts])
+    if not pairs:
+        return parts
+    measured = [model for model, _ in pairs]
+    if len(pairs) < len(parts) or len(set(measured)) < len(pairs):
+        reason = "names some models alone and some in pairs, or one twice"
+        remedy = "write published models, or MEASURED=PUBLISHED for each measured one"
+        raise UserError("--published", ",".join(given), reason, remedy)
+    return dict(pairs)
 
 
 def add_eval(commands: Any, command: Any) -> None:
@@ -88,10 +126,25 @@ def add_eval(commands: Any, command: Any) -> None:
     )
     evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
     add_recorded(evaluate)
+    evaluate.add_argument(
+        "--judge", metavar="URL", help="for --model: who judges open problems, an OpenAI-compatible server"
+    )
+    evaluate.add_argument("--judge-model", metavar="NAME", help="what the judge is called there")
+    evaluate.add_argument(
+        "--baseline",
+        metavar="FILE",
+        help="JSONL rows instruction, output: the answers to win against (else the suite's references)",
+    )
     compare = command(commands, "compare", _compare, "compare results on the same problems", recipe=None)
     compare.add_argument(
         "results",
         nargs="+",
         metavar="RESULT",
         help="a run, results/MODEL, results/MODEL/SUITE or summary.json",
+    )
+    compare.add_argument(
+        "--published",
+        action="append",
+        metavar="MODEL[,MODEL]",
+        help="stand the published figures of these models beside the results; MEASURED=MODEL pairs them by hand",
     )

@@ -12,9 +12,11 @@ from distill.errors import UserError
 
 def recipe_of(options: argparse.Namespace) -> tuple[Any, Path]:
     """The recipe with its overrides, and the folder it runs in."""
+    from distill.inputs import check_published
     from distill.recipe_file import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(options.recipe), options.set)
+    check_published(recipe)
     return recipe, Path(options.out or Path("runs") / recipe.name)
 
 

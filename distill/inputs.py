@@ -67,6 +67,18 @@ class Inputs:
 
         return load_suite(self.suite(name), self.recipe.seed)
 
+    def judge(self, stage: EvalStage, suite: str) -> Any:
+        """The judge (`eval.judge.Judge`) of a suite of open problems, or None.
+
+        Raises:
+            UserError: the baseline has no answer to some problem, or the judge's server cannot be used.
+        """
+        if stage.judge is None or self.suite(suite).kind != "open":
+            return None
+        from eval.judge import prepare
+
+        return prepare(f"stages.{stage.name}.judge", stage.judge, self.suite_problems(suite))
+
     def kept_out(self, names: Sequence[str]) -> Any:
         """The indexed passages (`teacher.contamination.Suites`) of the suites that traces must not overlap, or None."""
         if not names:
@@ -85,6 +97,7 @@ class Inputs:
         Raises:
             UserError: something is missing or unusable.
         """
+        check_published(self.recipe)
         for stage in stages:
             if isinstance(stage, GrpoStage | SampleStage):
                 self.problems(stage.problems)
@@ -106,6 +119,10 @@ class Inputs:
                     self._check_traces(name)
         for stage in stages:
             if isinstance(stage, EvalStage):
+                judges = [self.judge(stage, name) for name in stage.suites]
+                if stage.judge is not None and not any(judges):
+                    reason = "has no effect: none of the suites is of kind open"
+                    raise UserError(f"stages.{stage.name}.judge", None, reason, "drop it")
                 for name in stage.suites:
                     self.exam(stage.name, name)
             else:
@@ -222,6 +239,26 @@ def _most(engine: Engine) -> int | None:
     return engine.max_length if isinstance(engine, VllmEngine) else None
 
 
+def check_published(recipe: Recipe) -> None:
+    """Refuse names that no published figure has, and measured models that the exam does not ask.
+
+    Raises:
+        UserError: with near names.
+    """
+    for stage in recipe.stages:
+        if isinstance(stage, CompareStage) and stage.published:
+            from eval.published import check_names
+
+            key, named = f"stages.{stage.name}.published", stage.published
+            check_names(key, list(named.values()) if isinstance(named, dict) else named)
+            exam = recipe.stage(stage.results)
+            assert isinstance(exam, EvalStage)
+            for model in named if isinstance(named, dict) else ():
+                if model not in exam.models:
+                    reason = f"is not measured by stage `{exam.name}`"
+                    raise UserError(key, model, reason, f"name one of {', '.join(exam.models)}")
+
+
 def _check_trace_file(key: str, path: str | None) -> None:
     looks_like_a_file = path is not None and Path(path).suffix in (".jsonl", ".json", ".parquet")
     if path is not None and looks_like_a_file and not Path(path).is_file():
@@ -265,6 +302,8 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
             if isinstance(stage, SampleStage) and isinstance(stage.collect, AdaptiveCollect):
                 read += [recipe.hardware] if stage.collect.budget_cost is not None else []
             read.extend([source, _file(source.path if source else None)] for source in sources)
+            if isinstance(stage, EvalStage) and stage.judge is not None:
+                read.append(_file(stage.judge.baseline))
         if isinstance(stage, CompareStage):
             read.append(prints[stage.results])
         prints[stage.name] = fingerprint(recipe.seed, _deciding(stage), read)
@@ -273,9 +312,14 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
 
 def _deciding(stage: Stage) -> Any:
     """Of a stage's section what decides its results: not where a server is found, which may change between attempts."""
-    if isinstance(stage, SampleStage | EvalStage) and isinstance(stage.engine, ServerEngine):
-        return stage.model_dump(mode="json", exclude={"engine": set(ENDPOINT)})
-    return stage
+    judged = isinstance(stage, EvalStage) and stage.judge is not None
+    served = isinstance(stage, SampleStage | EvalStage) and isinstance(stage.engine, ServerEngine)
+    if not (judged or served):
+        return stage
+    hidden: dict[str, Any] = {"engine": set(ENDPOINT)} if served else {}
+    return stage.model_dump(
+        mode="json", exclude=hidden | ({"judge": {"engine": set(ENDPOINT)}} if judged else {})
+    )
 
 
 def _file(path: str | None) -> str | None:

@@ -34,6 +34,7 @@ from distill.recipe_parts import (
     Role,
     Sampling,
     Schedule,
+    ServerEngine,
     SuiteSource,
     Thought,
     TraceSource,
@@ -41,6 +42,7 @@ from distill.recipe_parts import (
 from distill.recipe_types import (
     Count,
     Name,
+    Place,
     Positive,
     Section,
     Shard,
@@ -126,8 +128,23 @@ class SampleStage(Section):
     shard: Shard | None = None
 
 
+class Judge(Section):
+    """What compares answers to open problems with a baseline's: ``model`` is its name, at its server too.
+
+    ``baseline``: a JSONL file of rows ``instruction, output``; None: the problems' references are the answers to beat.
+    """
+
+    model: str
+    engine: ServerEngine
+    baseline: Place | None = None
+    sampling: Sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=2048)
+
+
 class EvalStage(Section):
-    """Every model on every suite; ``samples`` (k) and ``sampling`` replace each suite's own protocol."""
+    """Every model on every suite; ``samples`` (k) and ``sampling`` replace each suite's own protocol.
+
+    ``judge`` gives suites of open problems a win rate.
+    """
 
     name: Name
     kind: Literal["eval"]
@@ -136,14 +153,20 @@ class EvalStage(Section):
     samples: Count | None = None
     sampling: Sampling | None = None
     engine: Engine = LocalEngine()
+    judge: Judge | None = None
 
 
 class CompareStage(Section):
-    """Paired comparison of everything an eval stage measured, and the report."""
+    """Paired comparison of everything an eval stage measured, and the report.
+
+    ``published``: models whose published figures stand beside the results (`eval/published.yaml` has their names), or
+    for some measured models the published one of each.
+    """
 
     name: Name
     kind: Literal["compare"]
     results: str
+    published: list[str] | dict[Name, str] = []
 
 
 Stage = SftStage | GrpoStage | SampleStage | EvalStage | CompareStage

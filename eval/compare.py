@@ -16,6 +16,8 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.recipe_parts import Role
+from eval.findings import findings, win_rate_words
+from eval.published import beside, pairs, published_as_lines
 from eval.statistics import Values, gap_closed, paired_difference
 
 Summary = dict[str, Any]
@@ -39,6 +41,7 @@ SHOWN = (
     "mean_tokens",
     "tokens_per_correct",
     "verdicts",
+    "win_rate",
     "protocol",
 )
 
@@ -126,6 +129,8 @@ def compare(
     roles: Mapping[str, Role],
     *,
     by_hand: bool = False,
+    published: Sequence[str] | Mapping[str, str] = (),
+    places: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Every model's figures, the paired differences that a reader asks for, and the gaps closed.
 
@@ -139,15 +144,20 @@ def compare(
         costs: for each model what making it took, as it shall be shown; a model may be missing.
         roles: the role of each model.
         by_hand: somebody named these results, so that none may stay alone: one without a pair is compared with all.
+        published, places: whose published figures stand beside which results; see `eval.published.pairs`.
 
     Returns:
-        ``models``, ``comparisons`` (``difference`` is a - b over ``n`` problems with k samples each) and
-        ``gap_closed`` (``value`` or ``ci95`` is None for the ``reason`` beside it).
+        ``models``, ``comparisons`` (``difference`` is a - b over ``n`` problems with k samples each),
+        ``gap_closed`` (``value`` or ``ci95`` is None for the ``reason`` beside it), ``published`` (of
+        `eval.published.beside`) and ``findings``, all of it in sentences.
 
     Raises:
-        UserError: a model has two results on one suite, or two models were not asked the same way.
+        UserError: a model has two results on one suite, two models were not asked the same way, or nothing is published
+            of a model named.
     """
     results = _by_suite(summaries)
+    measured = list(dict.fromkeys(summary["model"] for summary in summaries))
+    paired = pairs(published, measured, places or {}) if published else []
     for suite, by_model in results.items():
         _check_same_exam(suite, list(by_model.values()))
     models: dict[str, Any] = {}
@@ -162,11 +172,13 @@ def compare(
             comparisons.append(_comparison(suite, a, b, by_model))
         for student, base, teacher in _gaps(list(by_model), bases, roles):
             gaps.append(_gap(suite, student, base, teacher, by_model))
-    return {
+    found = {
         "models": models,
         "comparisons": [row for row in comparisons if row],
         "gap_closed": [row for row in gaps if row],
+        "published": beside(summaries, paired),
     }
+    return found | {"findings": findings(found, paired)}
 
 
 # ------------------------------------------------------------------------------------ the same exam
@@ -304,18 +316,21 @@ def results_as_lines(summaries: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
             f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {tokens:>7}"
         )
-    return lines
+    shown = {(row["model"], row["suite"]): row["win_rate"] for row in summaries if row.get("win_rate")}
+    return lines + [f"{model}: {suite}: {win_rate_words(rate)}" for (model, suite), rate in shown.items()]
 
 
 def comparisons_as_lines(comparison: Mapping[str, Any]) -> list[str]:
-    """The paired differences that `compare` found, one line each."""
-    return [
+    """What `compare` found: in sentences, then the paired differences and the published figures, one line each."""
+    lines = [
         f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
         f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
         f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
         f"{_unknown_as_words(row['not_stated'])}"
         for row in comparison["comparisons"]
     ]
+    tables = [part for part in (lines, published_as_lines(comparison["published"])) if part]
+    return [*comparison["findings"], *(line for part in tables for line in ("", *part))]
 
 
 def _unknown_as_words(names: Sequence[str]) -> str:

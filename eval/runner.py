@@ -26,6 +26,7 @@ from distill.runs import Progress, fingerprint, write_json_atomic
 from distill.shards import read_rows, write_rows
 from distill.suites import Suite
 from distill.verify import Judgement, Response, check_many
+from eval.judge import Judge
 from eval.metrics import UNGRADED, cons_at_k, pass_at_1, pass_at_k
 from eval.statistics import score_interval, standard_error
 
@@ -51,6 +52,7 @@ def evaluate(
     chat: ChatFormat,
     folder: Path,
     seed: int,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Run a model on a suite's problems (or on with what is missing), and return the summary that it writes.
 
@@ -59,9 +61,10 @@ def evaluate(
     Args:
         suite: its ``samples`` and ``sampling`` are what is used; see `Suite.with_protocol`.
         problems: of `load_suite`, with unique ids.
+        judge: adds a ``win_rate`` to the summary; of open problems only.
 
     Raises:
-        RunFailed: a response file is broken in its middle.
+        RunFailed: a response file is broken in its middle, or the judge's server is lost.
     """
     protocol = _protocol(model, suite, problems, engine, chat, seed)
     _make_room(folder, protocol)
@@ -81,11 +84,15 @@ def evaluate(
         shard.remove()
     asked = {**suite.sampling.model_dump(), "instruction": suite.instruction, "seed": seed}
     asked["problems"] = protocol["problems"]
+    if judge is not None:
+        asked["judge"] = judge.protocol()
     heading = {"model": model.name, "role": model.role, "params": model.params}
     heading |= {"suite": suite.name, "kind": suite.kind, "protocol": asked}
     summary = heading | summarise(read_rows(responses), suite.samples)
+    if judge is not None:
+        summary["win_rate"] = judge.win_rate(read_rows(responses), folder, seed, chat.tags)
     write_json_atomic(folder / "summary.json", summary)
-    if summary["ungraded"]:
+    if summary["ungraded"] and judge is None:
         left_out = f"{summary['ungraded']} samples could not be graded and are left out"
         print(f"{model.name}: {suite.name}: {left_out}; see {responses}", file=sys.stderr)
     return summary

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill.inputs import Inputs
+from distill.inputs import Inputs, check_published
 from distill.models import preview
+from distill.recipe import CompareStage, EvalStage
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from eval.published import cells
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((CHECKOUT / "recipes").glob("*.yaml"))
@@ -56,6 +58,19 @@ def test_the_lengths_of_the_real_recipe_fit(shared_data: Path, capsys: pytest.Ca
     recipe = parse_recipe(raw)
     Inputs(recipe).check(recipe.stages)
     assert capsys.readouterr().err == "", "nothing had to be cut"
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.startswith("r1-distill-")], ids=str)
+def test_a_recipe_of_the_paper_stands_its_student_beside_the_published_one(path: Path) -> None:
+    """The published figures are of the model that the recipe is named after, and of a suite that it asks."""
+    recipe = load_recipe(path)
+    check_published(recipe)
+    exam, report = recipe.stage("exam"), recipe.stage("report")
+    assert isinstance(exam, EvalStage) and isinstance(report, CompareStage)
+    assert isinstance(report.published, dict) and list(report.published) == ["student"]
+    name = report.published["student"]
+    assert name.lower() == f"deepseek-{path.stem}"
+    assert {suite for suite in exam.suites if cells(name, suite)} == {"aime24", "math500"}
 
 
 HARVESTS = [path.stem for path in RECIPES if path.stem.startswith("harvest-")]

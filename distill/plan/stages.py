@@ -96,6 +96,8 @@ class Planner:
                 plan = self._sample(stage)
             case EvalStage():
                 plan = self._eval(stage)
+                if stage.judge is not None:
+                    plan.notes.append("two judgements of each answer to an open problem are not in this plan")
             case CompareStage():
                 plan = StagePlan(stage.name, stage.kind, f"reads {stage.results}")
         plan.usable = self.usable
