@@ -19,6 +19,7 @@ from typing import Any
 from distill import __version__
 from distill.cli_eval import add_eval
 from distill.cli_recipe import of_kind, recipe_of, walk
+from distill.cli_suites import add_suites
 from distill.cli_traces import add_traces, comma_list, pair, show
 from distill.errors import RunFailed, UserError
 from distill.export import add_export
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     command(student, "train", _student_train, "run the stages that make the student")
     add_export(student, command)
     add_eval(commands, command)
+    add_suites(commands, command)
     add_traces(commands, command)
     _add_plan(commands, command)
     _add_tools(commands, command)
@@ -238,7 +240,9 @@ def _add_tools(commands: Any, command: Any) -> None:
     grades.add_argument(
         "--map", type=comma_list, default=[], metavar="OURS=THEIRS,...", help="e.g. response=output"
     )
-    grades.add_argument("--kind", choices=("math", "choice", "code", "open"), help="of rows that name none")
+    grades.add_argument(
+        "--kind", choices=("math", "choice", "code", "instruction", "open"), help="of rows that name none"
+    )
     grades.add_argument("--think-close", metavar="TAG", help="a closing thought tag besides the known ones")
     ask = command(commands, "ask", _ask, "try a model: its thought, then its answer", recipe=None)
     ask.add_argument("model", metavar="MODEL", help="a folder or hub name")

@@ -45,6 +45,7 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
     """A recipe of one eval stage, for `--model M --suite S`."""
+    from distill.cli_suites import suites_of
     from distill.recipe_file import override_key, parse_recipe
 
     if not options.suite:
@@ -57,12 +58,13 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
             "two models have the same last name",
             "evaluate them one after the other, or write a recipe",
         )
-    stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": options.suite}
+    suites, own = suites_of(options.suite)
+    stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": suites}
     if judge := _judge(options):
         stage["judge"] = judge
     name = "eval-" + "-".join(models)
     raw: dict[str, Any] = {"name": name, "models": {key: {"path": path} for key, path in models.items()}}
-    raw["stages"] = [stage]
+    raw |= {"suites": own, "stages": [stage]}
     for setting in options.set:
         override_key(raw, setting)
     recipe = parse_recipe(raw)
@@ -124,7 +126,12 @@ def add_eval(commands: Any, command: Any) -> None:
     evaluate.add_argument(
         "--model", action="append", metavar="M", help="a folder or hub name, instead of a recipe; repeatable"
     )
-    evaluate.add_argument("--suite", action="append", metavar="S", help="a suite for --model; repeatable")
+    evaluate.add_argument(
+        "--suite",
+        action="append",
+        metavar="S",
+        help="for --model: a suite's name, NAME=FILE for a local copy of its data, or an own FILE.yaml; repeatable",
+    )
     add_recorded(evaluate)
     evaluate.add_argument(
         "--judge", metavar="URL", help="for --model: who judges open problems, an OpenAI-compatible server"

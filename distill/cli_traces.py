@@ -47,7 +47,9 @@ def add_traces(commands: Any, command: Any) -> None:
     )
     imports.add_argument("--split", default="train", help="of a folder or hub data set (default: train)")
     imports.add_argument(
-        "--kind", choices=["math", "choice", "code", "open"], help="of rows that name none (default: math)"
+        "--kind",
+        choices=["math", "choice", "code", "instruction", "open"],
+        help="of rows that name none (default: math)",
     )
     imports.add_argument(
         "--filter",

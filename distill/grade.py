@@ -120,7 +120,7 @@ def _read(
     except ValueError:
         return row, malformed(
             "tests are no object"
-            if kind == "code"
+            if kind in ("code", "instruction")
             else "reference is no text, number, list, {any: [...]} or {all: [...]} of such"
         )
     return row, Response(problem, (value("prefill") or "") + value("response"), finish)

@@ -18,6 +18,7 @@ from distill.recipe_parts import (
     AdaptiveCollect,
     Engine,
     ServerEngine,
+    SuiteSource,
     VllmEngine,
 )
 from distill.records import Problem, in_shard
@@ -301,7 +302,9 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
             sources = [recipe.suites.get(name) for name in named]
             if isinstance(stage, SampleStage) and isinstance(stage.collect, AdaptiveCollect):
                 read += [recipe.hardware] if stage.collect.budget_cost is not None else []
-            read.extend([source, _file(source.path if source else None)] for source in sources)
+            read.extend(
+                [source, _file(source.path if source else None), *_own_record(source)] for source in sources
+            )
             if isinstance(stage, EvalStage) and stage.judge is not None:
                 read.append(_file(stage.judge.baseline))
         if isinstance(stage, CompareStage):
@@ -320,6 +323,15 @@ def _deciding(stage: Stage) -> Any:
     return stage.model_dump(
         mode="json", exclude=hidden | ({"judge": {"engine": set(ENDPOINT)}} if judged else {})
     )
+
+
+def _own_record(source: SuiteSource | None) -> list[str | None]:
+    """Hashes of an own suite's record and of the data that it names."""
+    if source is None or source.record is None:
+        return []
+    from distill.suites.record import read_record
+
+    return [_file(source.record), _file(read_record(Path(source.record)).data.path)]
 
 
 def _file(path: str | None) -> str | None:

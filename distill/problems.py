@@ -11,6 +11,7 @@ import difflib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -20,10 +21,16 @@ from distill.errors import UserError
 from distill.recipe_parts import Fields, ProblemSource, Taken
 from distill.records import Kind, Problem, row_id
 from distill.shards import open_parquet
+from distill.verify.instructions import BadInstructions, read_instructions
 from distill.verify.marks import last_boxed
 from distill.world import make_problems
 
 Row = dict[str, Any]
+
+
+class LeftOut(Exception):
+    """A row that ``adapt`` takes for no problem of its suite; the message is the reason, for counting."""
+
 
 JSONL = (".jsonl", ".json", ".ndjson")
 OURS = ("id", "problem", "reference", "tests", "choices")
@@ -38,6 +45,7 @@ def load_problems(
     *,
     section: Literal["problems", "suites"] = "problems",
     adapt: Callable[[Row], Row] | None = None,
+    files: Sequence[str] = (),
 ) -> list[Problem]:
     """All problems of a source, in its order; ``limit`` keeps the first ones.
 
@@ -46,7 +54,9 @@ def load_problems(
         source: where and how to read.
         seed: decides which problems of the built-in world are drawn; nothing else here is random.
         section: the part of the recipe in which the source stands, for error messages.
-        adapt: turns a row of a known data set into one with our field names, before ``fields`` are read.
+        adapt: turns a row of a known data set into one with our field names, before ``fields`` are read; rows that it
+            raises LeftOut for are counted on stderr.
+        files: of a hub data set that are read instead of its split.
 
     Raises:
         UserError: the source cannot be read, is empty, or has a row without its problem, reference or tests,
@@ -61,10 +71,15 @@ def load_problems(
         return make_problems(source.world, seed)[: source.limit]
     assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
     kept: dict[str, Problem] = {}
+    left_out: Counter[str] = Counter()
     repeated = contradicting = 0
     lacking = isinstance(source, ProblemSource) and source.agreement is not None
-    for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path"), start=1):
-        reader = RowReader(key, number, adapt(row) if adapt else row, source.fields)
+    for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path", files), start=1):
+        try:
+            reader = RowReader(key, number, adapt(row) if adapt else row, source.fields)
+        except LeftOut as reason:
+            left_out[str(reason)] += 1
+            continue
         problem = reader.problem(name, source.kind, lacking=lacking)
         first = kept.setdefault(problem.id, problem)
         if first is problem:
@@ -77,8 +92,11 @@ def load_problems(
             )
         repeated += 1
         contradicting += (first.reference, first.tests) != (problem.reference, problem.tests)
+    for reason, number in left_out.items():
+        print(f"{key}: left out {number} rows: {reason}", file=sys.stderr)
     if not kept:
-        raise UserError(f"{key}.path", source.path, "holds no rows", "give a file with one problem a line")
+        holds = f"holds none of its problems ({', '.join(left_out)})" if left_out else "holds no rows"
+        raise UserError(f"{key}.path", source.path, holds, "give a file with one problem a line")
     if repeated:
         also = f", {contradicting} of them with another reference" if contradicting else ""
         print(f"{key}: dropped {repeated} rows that repeat an earlier one{also}", file=sys.stderr)
@@ -107,20 +125,24 @@ def check_names(key: str, fields: Fields, known: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------ rows of a source
 
 
-def read_rows(path: str, split: str, key: str = "path") -> Iterator[Row]:
-    """The rows of a JSONL or Parquet file, of a folder for `datasets`, or of a hub data set, one by one.
+def read_rows(path: str, split: str, key: str = "path", files: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a JSONL, JSON or Parquet file, of a folder for `datasets`, or of a hub data set, one by one.
 
     Args:
         path: ``NAME:CONFIG`` is one configuration of a hub data set (``openai/gsm8k:main``); ``@REVISION`` behind it
             takes the set as it was at a commit, tag or branch.
         split: of a folder or hub data set; a file has none.
         key: where the user wrote the path, for error messages.
+        files: names of JSON files in a hub data set, read instead of its split: data sets that came with a loading
+            script, which `datasets` no longer runs.
 
     Raises:
         UserError: the source is missing or unreadable, or a line of it is no JSON object.
     """
     file = Path(path).expanduser()
     if file.is_file():
+        if file.suffix == ".json" and _is_array(file):
+            return _read_array(file)
         if file.suffix in JSONL:
             return _read_jsonl(file)
         if file.suffix == ".parquet":
@@ -130,7 +152,23 @@ def read_rows(path: str, split: str, key: str = "path") -> Iterator[Row]:
     if not file.exists() and (file.suffix in (*JSONL, ".parquet") or path.startswith(("/", ".", "~"))):
         remedy = "check it; it is relative to the current folder"
         raise UserError(key, path, "there is no such file or folder", remedy)
-    return _read_dataset(path, file, split, key)
+    return _read_dataset(path, file, split, key, files)
+
+
+def _is_array(file: Path) -> bool:
+    with file.open("rb") as text:
+        return text.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _read_array(file: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise UserError(str(file), None, f"is no JSON: {error}", "write it again") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UserError(str(file), None, f"element {number} is no object", "write a list of {...}")
+        yield row
 
 
 def _read_jsonl(file: Path) -> Iterator[Row]:
@@ -163,7 +201,7 @@ def _read_parquet(file: Path) -> Iterator[Row]:
         raise UserError(str(file), None, f"is no readable Parquet: {error}", "write it again") from error
 
 
-def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row]:
+def _read_dataset(path: str, folder: Path, split: str, key: str, files: Sequence[str]) -> Iterator[Row]:
     import datasets
 
     name, _, revision = path.partition("@")
@@ -176,6 +214,11 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
         elif folder.is_dir():
             # Streamed, as the library's cache takes two folders of one name and form for the same.
             rows = datasets.load_dataset(str(folder), split=split, streaming=True)
+        elif files:
+            at = f"hf://datasets/{hub_name}" + (f"@{revision}" if revision else "")
+            rows = datasets.load_dataset(
+                "json", data_files=[f"{at}/{one}" for one in files], split="train", streaming=True
+            )
         else:
             rows = datasets.load_dataset(hub_name, config or None, split=split, revision=revision or None)
         yield from rows
@@ -183,7 +226,8 @@ def _read_dataset(path: str, folder: Path, split: str, key: str) -> Iterator[Row
         Exception
     ) as error:  # datasets raises a dozen kinds: for names, splits, configurations, the network
         first_line = (str(error) or type(error).__name__).splitlines()[0]
-        reason = f"datasets cannot load its split `{split}`: {first_line}"
+        what = ", ".join(files) if files else f"its split `{split}`"
+        reason = f"datasets cannot load {what}: {first_line}"
         raise UserError(
             key, path, reason, "check name and split, or give a local JSONL or Parquet file"
         ) from error
@@ -232,8 +276,8 @@ class RowReader:
         """``lacking``: it may have no reference."""
         text = self.text("problem", self.value("problem"))
         reference, tests = None, None
-        if kind == "code":
-            tests = self._tests()
+        if kind == "code" or kind == "instruction":
+            tests = self._tests(kind)
         else:
             reference = self._reference(required=kind != "open" and not lacking)
         if kind == "choice":
@@ -284,7 +328,7 @@ class RowReader:
             self.refuse("reference", value, "are several references", 'say {"any": [...]} or {"all": [...]}')
         self.missing("reference", value)
 
-    def _tests(self) -> dict[str, Any]:
+    def _tests(self, kind: Kind) -> dict[str, Any]:
         value = self.value("tests")
         if isinstance(value, str):
             try:
@@ -297,6 +341,8 @@ class RowReader:
             tests = {
                 word: one for word, one in value.items() if one is not None
             }  # Parquet fills gaps with null
+            if kind == "instruction":
+                return self._instructions(tests)
             code, cases = tests.get("code"), tests.get("cases")
             if tests.get("type") == "python" and isinstance(code, str) and code.strip():
                 return tests
@@ -308,6 +354,14 @@ class RowReader:
             ):
                 return tests
         self.refuse("tests", None, "its tests are of no known form", TESTS_REMEDY)
+
+    def _instructions(self, tests: dict[str, Any]) -> dict[str, Any]:
+        try:
+            read_instructions(tests)
+        except BadInstructions as error:
+            remedy = 'write {"type": "instructions", "instructions": [{"id": ..., ARGUMENT: ...}]}'
+            self.refuse("tests", None, str(error), remedy)
+        return tests
 
     def _choice(self, text: str, reference: Any) -> tuple[str, str]:
         """The question with its lettered choices below it, and the right one's letter."""

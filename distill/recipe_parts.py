@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from distill.recipe_filters import Filters as Filters  # a part like those below, in a file of its own
-from distill.recipe_types import Count, Decay, NonNegative, Number, Place, Positive, Section, Share
+from distill.recipe_types import Count, Day, Decay, NonNegative, Number, Place, Positive, Section, Share
 from distill.records import Kind
 
 Role = Literal["base", "teacher", "student", "baseline"]
@@ -155,8 +155,13 @@ Amount = Annotated[
 
 
 class SuiteSource(Section):
-    """An own suite, or a local copy of a known one (then only ``path`` and ``fields`` are needed)."""
+    """An own suite, or a local copy of a known one (then only ``path`` and ``fields`` are needed).
 
+    ``record`` is an own suite's YAML file, as `distill suites NAME` prints those that ship. ``release`` and the days
+    ``since`` and ``until`` (``any``: no limit) choose among a dated suite's problems.
+    """
+
+    record: Place | None = None
     path: Place | None = None
     world: WorldProblems | None = None
     split: str = "test"
@@ -164,6 +169,9 @@ class SuiteSource(Section):
     fields: Fields = {}
     instruction: str | None = None
     limit: Count | None = None
+    release: str | None = None
+    since: Day | None = None
+    until: Day | None = None
 
 
 class Hardware(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +57,21 @@ def _part(value: str) -> str:
 #: ``3/16``: the third of sixteen parts.
 Shard = Annotated[str, AfterValidator(_part)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _day(value: Any) -> Any:
+    if isinstance(value, datetime.date):  # YAML reads 2024-08-01 as one
+        value = value.isoformat()[:10]
+    if value == "any" or value is None:
+        return value
+    try:
+        return datetime.date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError("must be a day, such as 2024-08-01") from None
+
+
+#: ``2024-08-01``, or ``any`` where a known suite's own limit is to be lifted.
+Day = Annotated[str, BeforeValidator(_day)]
 
 
 class Section(BaseModel):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Kind = Literal["math", "choice", "code", "open"]
+Kind = Literal["math", "choice", "code", "instruction", "open"]
 
 
 class FinishReason(StrEnum):
@@ -48,7 +48,8 @@ class Problem(_Row):
 
     ``reference`` is a string, or ``{"any": [...]}`` / ``{"all": [...]}``; ``choice`` problems carry the letter.
     ``tests`` belongs to kind ``code``: ``{"type": "python", "code": ..., "entry_point": ...}`` or
-    ``{"type": "stdio", "cases": [{"input": ..., "output": ...}], "time_limit": ..., "memory_mb": ...}``.
+    ``{"type": "stdio", "cases": [{"input": ..., "output": ...}], "time_limit": ..., "memory_mb": ...}``; or to kind
+    ``instruction``: ``{"type": "instructions", "instructions": [{"id": ..., ARGUMENT: ...}]}`` (`verify.instructions`).
     ``tags`` are labels to break results down by (subject, level, family).
     """
 

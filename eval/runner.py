@@ -31,6 +31,11 @@ from eval.metrics import UNGRADED, cons_at_k, pass_at_1, pass_at_k
 from eval.statistics import score_interval, standard_error
 
 _SHARD = "shard-000.jsonl"
+NO_VOTE = (
+    "code",
+    "instruction",
+    "open",
+)  # kinds whose answers are no values that a vote could be taken among
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
 
     ``n`` counts problems with a graded sample, ``k`` is ``samples``; ``ungraded`` samples are in
     ``verdicts`` and nowhere else. ``pass@k`` is None when one left a problem with fewer than k, ``cons@k``
-    where programs are asked for. ``format`` and ``truncated`` (stopped by the token limit) are shares of all
+    where programs or texts are asked for. ``format`` and ``truncated`` (stopped by the token limit) are shares of all
     samples; ``tokens`` were generated in all. ``tokens_per_correct`` is None where nothing was right.
     """
     tallies: dict[str, _ProblemTally] = {}
@@ -167,9 +172,9 @@ def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
         tokens += row["tokens"]
         well_formed += row["well_formed"]
         truncated += row["finish_reason"] == FinishReason.LENGTH
-        programs += row["kind"] == "code"
+        programs += row["kind"] in NO_VOTE
         if row["verdict"] not in UNGRADED:
-            tally.answers_G.append(row["extracted"] if row["kind"] != "code" else None)
+            tally.answers_G.append(row["extracted"] if row["kind"] not in NO_VOTE else None)
             tally.correct_G.append(row["verdict"] == Verdict.CORRECT)
     total = verdicts.total()
     correct_PG = [tally.correct_G for tally in tallies.values()]

@@ -9,7 +9,10 @@ import pytest
 
 from distill.errors import UserError
 from distill.recipe_parts import Sampling, SuiteSource, WorldProblems
-from distill.suites import KNOWN, adapt_humaneval, find_suite, load_suite
+from distill.records import Verdict
+from distill.suites import KNOWN, find_suite, load_suite
+from distill.suites.code_rows import humaneval
+from distill.verify import Response, check_many
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,13 @@ from distill.suites import KNOWN, adapt_humaneval, find_suite, load_suite
         ("aime25", "problems/aime25.jsonl", 30),
         ("humaneval", "code/humaneval.jsonl", 164),
         ("mbpp", "code/mbpp_sanitized.jsonl", 427),
+        ("amc23", "problems/amc23.jsonl", 40),
+        ("minerva", "problems/minerva_math.jsonl", 272),
+        ("olympiadbench", "problems/olympiadbench.jsonl", 675),
+        ("mmlu", "problems/mmlu_dev.jsonl", 285),
+        ("ifeval", "chat/ifeval_prompts.jsonl", 541),
+        ("codeforces", "code/codeforces_stdin.jsonl", 408),
+        ("alpaca_eval2", "chat/alpaca_eval_gpt4_1106_preview.jsonl", 805),
     ],
 )
 def test_the_real_files_load_with_no_more_than_a_path(
@@ -30,8 +40,28 @@ def test_the_real_files_load_with_no_more_than_a_path(
     problems = load_suite(suite, seed=0)
     assert len(problems) == count
     assert all(problem.reference or problem.tests for problem in problems)
-    assert all("#" not in str(problem.reference) for problem in problems)
-    assert "{problem}" in (suite.instruction or "")
+    assert suite.kind == "open" or all("#" not in str(problem.reference) for problem in problems)
+    assert "{problem}" in (suite.instruction or "{problem}")
+    assert (suite.instruction is None) == (name in ("ifeval", "alpaca_eval2"))
+
+
+@pytest.mark.parametrize("name", ["amc23", "minerva", "olympiadbench"])
+def test_references_are_right_by_their_own_suite(name: str, shared_data: Path) -> None:
+    """Each reference in a box is CORRECT, and where several values are wanted, their order does not matter."""
+    file = {"amc23": "amc23", "minerva": "minerva_math", "olympiadbench": "olympiadbench"}[name]
+    source = SuiteSource(path=str(shared_data / "problems" / f"{file}.jsonl"))
+    problems = load_suite(find_suite(name, {name: source}), seed=0)
+    responses = []
+    for problem in problems:
+        values = [problem.reference] if isinstance(problem.reference, str) else problem.reference["all"]
+        for order in {1, -1} if len(values) > 1 else {1}:
+            responses.append(Response(problem, f"It is \\boxed{{{', '.join(values[::order])}}}.", None))
+    wrong = [
+        (response.text, found.reason)
+        for response, found in zip(responses, check_many(responses), strict=True)
+        if found.verdict is not Verdict.CORRECT
+    ]
+    assert len(responses) == {"amc23": 40, "minerva": 272, "olympiadbench": 767}[name] and not wrong
 
 
 @pytest.mark.parametrize(("name", "kind"), [("chains", "math"), ("functions", "code")])
@@ -117,7 +147,7 @@ def test_humaneval_helpers_reach_the_tests() -> None:
         "entry_point": "f",
         "test": "def check(candidate): ...",
     }
-    adapted = adapt_humaneval(row)
+    adapted = humaneval(row)
     assert adapted["tests"]["code"].startswith("def helper(x):\n    return x\n\ndef check(")
     assert adapted["tests"]["entry_point"] == "f"
     assert "Undo helper" in adapted["problem"]

@@ -18,7 +18,13 @@ BANDWIDTH_USE = 0.6
 PROMPT = 200
 #: Seconds of one core for a verdict: maths answers and programs as measured (`tests/benchmarks/RESULTS.md`), and 10 ms
 #: assumed for what a program and its tests do.
-VERDICT_SECONDS = {"math": 0.25e-3, "choice": 0.25e-3, "open": 0.25e-3, "code": 0.8e-3 + 10e-3}
+VERDICT_SECONDS = {
+    "math": 0.25e-3,
+    "choice": 0.25e-3,
+    "instruction": 1e-3,
+    "open": 0.25e-3,
+    "code": 0.8e-3 + 10e-3,
+}
 
 
 def forward_flops(shape: Shape, tokens: float, length: float) -> float:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from distill.chat import KNOWN_TAGS, ThoughtTags, split_thought
 from distill.records import FinishReason, Problem, Verdict
-from distill.verify import choice, programs
+from distill.verify import choice, instructions, programs
 from distill.verify.judgement import Judgement
 from distill.verify.maths import external, grader
 from distill.verify.maths.extraction import extract_answer
@@ -120,7 +120,7 @@ def _begin(
     problem, text, finish_reason = response
     if problem.kind == "open":
         return Judgement(Verdict.UNVERIFIED, None, "open problems are judged by models, not by us", 0.0)
-    missing = "tests" if problem.kind == "code" else "reference"
+    missing = "tests" if problem.kind in ("code", "instruction") else "reference"
     if not getattr(problem, missing):
         return Judgement(Verdict.BAD_REFERENCE, None, f"the problem has no {missing}", 0.0)
     answer = split_thought(text, tags).answer
@@ -130,6 +130,8 @@ def _begin(
     cut = finish_reason in _CUT
     if problem.kind == "code":
         return _begin_program(problem, answer, cut, flying)
+    if problem.kind == "instruction":
+        return _instructed(problem, answer, cut)
     extract = choice.extract_choice if problem.kind == "choice" else extract_answer
     extracted = extract(answer)
     if extracted is None:
@@ -138,6 +140,19 @@ def _begin(
         return _judged(problem, extracted, answer, grader.not_now)
     except grader.Unsettled:
         return threads.submit(_judged, problem, extracted, answer, external.compare).result
+
+
+def _instructed(problem: Problem, answer: str, cut: bool) -> Judgement:
+    """A cut answer is none: how it goes on decides what it ends with, and how long it is."""
+    if cut or not answer.strip():
+        return _without_answer(cut, "the answer is cut" if cut else "no answer found")
+    assert problem.tests is not None
+    started = time.perf_counter()
+    try:
+        verdict, extracted, reason = instructions.judged(problem.tests, answer)
+    except instructions.BadInstructions as error:
+        return Judgement(Verdict.BAD_REFERENCE, None, str(error), 0.0)
+    return Judgement(verdict, extracted, reason, time.perf_counter() - started)
 
 
 def _judged(problem: Problem, extracted: str, answer: str, ask: grader.Ask) -> Judgement:

@@ -19,8 +19,8 @@ _PYTHON = re.compile(r"\s*\{?\.?(?:python[\d.]*|py\d?)\b", re.IGNORECASE)
 
 
 _KEYS = {
-    "python": {"type", "time_limit", "memory_mb", "code", "entry_point"},
-    "stdio": {"type", "time_limit", "memory_mb", "cases"},
+    "python": {"type", "time_limit", "memory_mb", "prelude", "code", "entry_point"},
+    "stdio": {"type", "time_limit", "memory_mb", "prelude", "cases"},
 }
 
 
@@ -76,6 +76,11 @@ def job_of(program: str, tests: dict[str, Any]) -> dict[str, Any]:
     kind = tests.get("type")
     if kind in _KEYS and (unknown := sorted(tests.keys() - _KEYS[kind])):
         raise BadTests(f"tests.{unknown[0]} means nothing here (known: {', '.join(sorted(_KEYS[kind]))})")
+    prelude = tests.get("prelude", "")
+    if not isinstance(prelude, str):
+        raise BadTests("tests.prelude is no text")
+    if prelude and "from __future__" not in program:  # which must stand first
+        program = f"{prelude}\n{program}"
     job: dict[str, Any] = {"type": kind, "program": program}
     if kind == "python":
         job["code"], job["entry_point"] = tests.get("code"), tests.get("entry_point")
