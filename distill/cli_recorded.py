@@ -27,7 +27,9 @@ def add_recorded(evaluate: Any) -> None:
         help="e.g. problem=question,reference=gold,suite=dataset; other names become tags",
     )
     group.add_argument(
-        "--kind", choices=["math", "choice", "code", "open"], help="of rows that name none (default: math)"
+        "--kind",
+        choices=["math", "choice", "code", "instruction", "open"],
+        help="of rows that name none (default: math)",
     )
     group.add_argument("--label", metavar="FIELD", help="a stored verdict to compare ours with")
     group.add_argument(

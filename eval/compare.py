@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.errors import UserError
 from distill.recipe_parts import Role
+from eval.codeforces import rating_in_words
 from eval.findings import findings, win_rate_words
+from eval.pairs import compared_pair, paired_values
 from eval.published import beside, pairs, published_as_lines
-from eval.statistics import Values, gap_closed, paired_difference
+from eval.statistics import gap_closed
 
 Summary = dict[str, Any]
 
-#: What a summary file must have to be one; `eval.runner.summarise` writes more.
+#: What a summary file must have to be one; `eval.summary.summarise` writes more.
 NEEDED = ("model", "role", "params", "suite", "n", "k", "protocol", "pass@1", "ci95", "problems")
 #: What `eval.recorded` adds to a protocol: where the responses are from, and what is not known of them.
 _OF_A_RECORDING = ("not_stated", "recorded")
@@ -30,17 +30,26 @@ _OF_A_RECORDING = ("not_stated", "recorded")
 SHOWN = (
     "pass@1",
     "ci95",
+    "ci95_bootstrap",
     "standard_error",
     "n",
     "k",
     "pass@k",
+    "pass@k_curve",
     "cons@k",
+    "cons@k_curve",
+    "votes",
     "format",
     "truncated",
     "ungraded",
     "mean_tokens",
     "tokens_per_correct",
     "verdicts",
+    "outcomes",
+    "by",
+    "solve_rates",
+    "language",
+    "rating",
     "win_rate",
     "protocol",
 )
@@ -147,9 +156,8 @@ def compare(
         published, places: whose published figures stand beside which results; see `eval.published.pairs`.
 
     Returns:
-        ``models``, ``comparisons`` (``difference`` is a - b over ``n`` problems with k samples each),
-        ``gap_closed`` (``value`` or ``ci95`` is None for the ``reason`` beside it), ``published`` (of
-        `eval.published.beside`) and ``findings``, all of it in sentences.
+        ``models``, ``comparisons`` (of `eval.pairs.compared_pair`), ``gap_closed`` (``value`` or ``ci95`` is None for
+        the ``reason`` beside it), ``published`` (of `eval.published.beside`) and ``findings``, all of it in sentences.
 
     Raises:
         UserError: a model has two results on one suite, two models were not asked the same way, or nothing is published
@@ -169,12 +177,13 @@ def compare(
     comparisons, gaps = [], []
     for suite, by_model in results.items():
         for a, b in _pairs(list(by_model), bases, roles, by_hand):
-            comparisons.append(_comparison(suite, a, b, by_model))
+            if row := compared_pair(suite, by_model[a], by_model[b]):
+                comparisons.append(row | {"not_stated": _not_stated([by_model[a], by_model[b]])})
         for student, base, teacher in _gaps(list(by_model), bases, roles):
             gaps.append(_gap(suite, student, base, teacher, by_model))
     found = {
         "models": models,
-        "comparisons": [row for row in comparisons if row],
+        "comparisons": comparisons,
         "gap_closed": [row for row in gaps if row],
         "published": beside(summaries, paired),
     }
@@ -257,28 +266,10 @@ def _gaps(
     ]
 
 
-def _comparison(suite: str, a: str, b: str, by_model: Mapping[str, Summary]) -> dict[str, Any] | None:
-    a_P, b_P = _paired_values([by_model[a], by_model[b]])
-    if not len(a_P):
-        return None  # nothing that both could be graded on, which their own figures show
-    difference = paired_difference(a_P, b_P)
-    return {
-        "suite": suite,
-        "a": a,
-        "b": b,
-        "difference": difference.value,
-        "ci95": list(difference.interval),
-        "distinguishable": difference.distinguishable,
-        "n": len(a_P),
-        "k": by_model[a]["k"],
-        "not_stated": _not_stated([by_model[a], by_model[b]]),
-    }
-
-
 def _gap(
     suite: str, student: str, base: str, teacher: str, by_model: Mapping[str, Summary]
 ) -> dict[str, Any] | None:
-    student_P, base_P, teacher_P = _paired_values([by_model[name] for name in (student, base, teacher)])
+    student_P, base_P, teacher_P = paired_values([by_model[name] for name in (student, base, teacher)])
     if not len(student_P):
         return None
     gap = gap_closed(student_P, base_P, teacher_P)
@@ -291,16 +282,6 @@ def _gap(
         "ci95": list(gap.interval) if gap.interval else None,
         "reason": gap.reason,
     }
-
-
-def _paired_values(summaries: Sequence[Summary]) -> list[Values]:
-    """Each model's means over samples, in one order, of the problems for which all have a graded sample."""
-    means = [
-        {row["id"]: row["correct"] / row["samples"] for row in summary["problems"] if row["samples"]}
-        for summary in summaries
-    ]
-    shared = [row["id"] for row in summaries[0]["problems"] if all(row["id"] in values for values in means)]
-    return [np.array([values[problem] for problem in shared]) for values in means]
 
 
 def results_as_lines(summaries: Sequence[dict[str, Any]]) -> list[str]:
@@ -316,15 +297,18 @@ def results_as_lines(summaries: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
             f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {tokens:>7}"
         )
-    shown = {(row["model"], row["suite"]): row["win_rate"] for row in summaries if row.get("win_rate")}
-    return lines + [f"{model}: {suite}: {win_rate_words(rate)}" for (model, suite), rate in shown.items()]
+        if row.get("rating"):
+            lines.append(f"{'':20} {rating_in_words(row['rating'])}")
+        if row.get("win_rate"):
+            lines.append(f"{'':20} {win_rate_words(row['win_rate'])}")
+    return lines
 
 
 def comparisons_as_lines(comparison: Mapping[str, Any]) -> list[str]:
     """What `compare` found: in sentences, then the paired differences and the published figures, one line each."""
     lines = [
         f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
-        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}] over {row['n']} problems x {row['k']}"
+        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}], p = {row['p']:.3f}, {row['n']} problems x {row['k']}"
         f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
         f"{_unknown_as_words(row['not_stated'])}"
         for row in comparison["comparisons"]

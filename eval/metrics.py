@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+
+import numpy as np
 
 from distill.records import Verdict
 
@@ -47,32 +49,103 @@ def pass_at_k(correct_PG: Sequence[Sequence[bool]], k: int) -> float | None:
     return 1 - sum(misses_P) / len(misses_P)
 
 
+def powers_up_to(k: int) -> list[int]:
+    """1, 2, 4, ... up to k, and k itself: where the curves over k are drawn."""
+    assert k >= 1, k
+    return sorted({*(2**power for power in range(k.bit_length())), k})
+
+
 def cons_at_k(
-    answers_PG: Sequence[Sequence[str | None]], correct_PG: Sequence[Sequence[bool]]
+    answers_PG: Sequence[Sequence[Hashable | None]],
+    correct_PG: Sequence[Sequence[bool]],
+    k: int | None = None,
 ) -> float | None:
     """Mean over problems of whether the answer of most samples is right (majority vote, Wang et al. 2022).
 
-    Answers are the same when they are so without blanks: 0.5 and 1/2 are two, which can only split a vote,
-    for right and wrong answers alike. A sample without an answer (None) has no vote. Among answers with
-    equally many votes one is drawn: the score is the mean over them. A problem with samples but no vote
-    scores 0; one without samples is left out. None when no problem has one.
+    Equal values are one answer, so give classes (`eval.votes`) where several texts are. A sample without an answer
+    (None, or blank) has no vote. Among answers with equally many votes one is drawn: the score is the mean over them.
+    A problem with samples but no vote scores 0; one without samples is left out. None when no problem has one.
+
+    Args:
+        k: the mean over all choices of k of a problem's samples; None: all of them vote.
+
+    Raises:
+        ValueError: a problem has samples, but fewer than k.
     """
-    scores_P = [
-        _majority(answers_G, correct_G)
-        for answers_G, correct_G in zip(answers_PG, correct_PG, strict=True)
-        if correct_G
-    ]
+    scores_P = []
+    for answers_G, correct_G in zip(answers_PG, correct_PG, strict=True):
+        if not correct_G:
+            continue
+        if k is not None and len(correct_G) < k:
+            raise ValueError(f"cons@{k} needs {k} samples of every problem; one has {len(correct_G)}")
+        sizes, shares = _ballot(answers_G, correct_G)
+        scores_P.append(_vote(sizes, shares, len(correct_G), k or len(correct_G)))
     return sum(scores_P) / len(scores_P) if scores_P else None
 
 
-def _majority(answers_G: Sequence[str | None], correct_G: Sequence[bool]) -> float:
-    votes: dict[str, list[bool]] = defaultdict(list)
+def _ballot(answers_G: Sequence[Hashable | None], correct_G: Sequence[bool]) -> tuple[list[int], list[float]]:
+    """How many votes each answer has, and what share of them is right.
+
+    The share: one answer is judged alike each time, save where the grader ran out of time or an extraction differs.
+    """
+    votes: dict[Hashable, list[bool]] = defaultdict(list)
     for answer, correct in zip(answers_G, correct_G, strict=True):
-        if answer is not None and answer.strip():
-            votes["".join(answer.split())].append(correct)
-    if not votes:
-        return 0.0
-    most = max(map(len, votes.values()))
-    # The mean within a group: one answer is judged alike each time, save where the grader ran out of time.
-    winners = [sum(group) / most for group in votes.values() if len(group) == most]
-    return sum(winners) / len(winners)
+        if answer is not None and not (isinstance(answer, str) and not answer.strip()):
+            votes[answer].append(correct)
+    groups = list(votes.values())
+    return [len(group) for group in groups], [sum(group) / len(group) for group in groups]
+
+
+def _vote(sizes: Sequence[int], shares: Sequence[float], samples: int, k: int) -> float:
+    """The expected score of a vote among k of so many samples, drawn without replacement.
+
+    An answer that has t of the k wins alone or shares the win with those that have t too. The choices in which it does
+    are counted by the product of one polynomial an answer: the coefficient of x^v is the number of ways to choose v of
+    its samples. Answers with fewer than t samples, and samples without an answer, only fill up.
+    """
+    if k == samples:
+        winners = [share for size, share in zip(sizes, shares, strict=True) if size == max(sizes)]
+        return sum(winners) / len(winners) if winners else 0.0
+    total = 0.0
+    for at, share in enumerate(shares):
+        if not share:
+            continue
+        for votes in range(1, min(sizes[at], k) + 1):
+            rivals = [size for other, size in enumerate(sizes) if other != at and size >= votes]
+            rest = samples - sizes[at] - sum(rivals)
+            ways = _ways_of_rivals(rivals, rest, votes, k - votes)
+            total += share * math.comb(sizes[at], votes) * ways
+    return total / math.comb(samples, k)
+
+
+def _ways_of_rivals(rivals: Sequence[int], rest: int, votes: int, chosen: int) -> float:
+    """Ways to choose so many samples of rivals and the rest, none of the rivals having more than ``votes``.
+
+    A way in which r rivals have just as many counts 1 / (r + 1).
+    """
+    # ways_RV[r, v]: r rivals have as many, v samples are chosen
+    ways_RV = np.array([[math.comb(rest, v) for v in range(chosen + 1)]], dtype=np.float64)
+    for size in rivals:
+        below = np.array([math.comb(size, v) for v in range(min(votes - 1, chosen) + 1)], dtype=np.float64)
+        grown_RV = np.zeros((len(ways_RV) + 1, chosen + 1))
+        for r, ways_V in enumerate(ways_RV):
+            grown_RV[r] += np.convolve(ways_V, below)[: chosen + 1]
+            if votes <= chosen:
+                grown_RV[r + 1, votes:] += ways_V[: chosen + 1 - votes] * math.comb(size, votes)
+        ways_RV = grown_RV
+    return float(ways_RV[:, chosen] @ (1 / np.arange(1, len(ways_RV) + 1)))
+
+
+def outcomes(verdicts: dict[str, int]) -> dict[str, int]:
+    """How samples ended, by what a reader tells apart; ``ungraded`` are what the grader could not judge."""
+    told = ("correct", "wrong", "no_answer", "truncated", "timeout")
+    counts = {name: verdicts.get(name, 0) for name in told}
+    return counts | {"ungraded": sum(verdicts.get(verdict, 0) for verdict in UNGRADED)}
+
+
+def solve_rates(shares_P: Sequence[float]) -> list[int]:
+    """Problems in ten equal bins of the share of their samples that is right; 1 is in the last."""
+    bins = [0] * 10
+    for share in shares_P:
+        bins[min(int(share * 10 + 1e-9), 9)] += 1  # 0.3 * 10 is a little under 3 in floats
+    return bins

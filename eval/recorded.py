@@ -29,7 +29,7 @@ from distill.verify import Judgement, Response, check_stream
 from eval.disagreements import Disagreements
 from eval.logs import Log, open_log
 from eval.recorded_rows import SAID, Group, Key, Reading, Recorded, survey
-from eval.runner import summarise
+from eval.summary import summarise
 
 _SHARD = "shard-000.jsonl"
 _ROWS_AT_ONCE = 64

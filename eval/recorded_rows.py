@@ -252,8 +252,8 @@ class _Reader(RowReader):
             self.refuse("kind", kind, f"is none of {', '.join(get_args(Kind))}", "map another field to kind")
         text = "" if text is None and problem_id is not None else self.text("problem", text)
         reference, tests = None, None
-        if kind == "code":
-            tests = self._tests()
+        if kind in ("code", "instruction"):
+            tests = self._tests(kind)
         else:
             reference = self._reference(required=False)
         if kind == "choice" and self.value("choices") is not None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from distill.chat import KNOWN_TAGS, ChatFormat, is_well_formed
 from distill.generate.engine import Engine, build_requests
@@ -27,15 +24,9 @@ from distill.shards import read_rows, write_rows
 from distill.suites import Suite
 from distill.verify import Judgement, Response, check_many
 from eval.judge import Judge
-from eval.metrics import UNGRADED, cons_at_k, pass_at_1, pass_at_k
-from eval.statistics import score_interval, standard_error
+from eval.summary import summarise
 
 _SHARD = "shard-000.jsonl"
-NO_VOTE = (
-    "code",
-    "instruction",
-    "open",
-)  # kinds whose answers are no values that a vote could be taken among
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,66 +132,6 @@ def _row(
         "extracted": judgement.extracted,
         "reason": reason,
         "well_formed": is_well_formed(response.text, chat.tags),
-    }
-
-
-# ------------------------------------------------------------------------------------ summary
-
-
-@dataclass(slots=True)
-class _ProblemTally:
-    """The graded samples of one problem; programs are not kept as answers, no vote is taken among them."""
-
-    answers_G: list[str | None] = field(default_factory=list)
-    correct_G: list[bool] = field(default_factory=list)
-
-
-def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
-    """The figures of one model on one suite from its response rows, which are read once and not kept.
-
-    ``n`` counts problems with a graded sample, ``k`` is ``samples``; ``ungraded`` samples are in
-    ``verdicts`` and nowhere else. ``pass@k`` is None when one left a problem with fewer than k, ``cons@k``
-    where programs or texts are asked for. ``format`` and ``truncated`` (stopped by the token limit) are shares of all
-    samples; ``tokens`` were generated in all. ``tokens_per_correct`` is None where nothing was right.
-    """
-    tallies: dict[str, _ProblemTally] = {}
-    verdicts: Counter[str] = Counter()
-    tokens = well_formed = truncated = programs = 0
-    for row in rows:
-        tally = tallies.setdefault(row["id"], _ProblemTally())
-        verdicts[row["verdict"]] += 1
-        tokens += row["tokens"]
-        well_formed += row["well_formed"]
-        truncated += row["finish_reason"] == FinishReason.LENGTH
-        programs += row["kind"] in NO_VOTE
-        if row["verdict"] not in UNGRADED:
-            tally.answers_G.append(row["extracted"] if row["kind"] not in NO_VOTE else None)
-            tally.correct_G.append(row["verdict"] == Verdict.CORRECT)
-    total = verdicts.total()
-    correct_PG = [tally.correct_G for tally in tallies.values()]
-    graded_PG = [correct_G for correct_G in correct_PG if correct_G]
-    values_P = np.array([sum(correct_G) / len(correct_G) for correct_G in graded_PG])
-    complete = all(len(correct_G) >= samples for correct_G in correct_PG)
-    answers_PG = [tally.answers_G for tally in tallies.values()]
-    return {
-        "n": len(graded_PG),
-        "k": samples,
-        "pass@1": pass_at_1(correct_PG),
-        "standard_error": standard_error(values_P),
-        "ci95": list(score_interval(values_P)) if graded_PG else None,
-        "pass@k": pass_at_k(correct_PG, samples) if complete else None,
-        "cons@k": None if programs else cons_at_k(answers_PG, correct_PG),
-        "format": well_formed / total,
-        "truncated": truncated / total,
-        "ungraded": sum(verdicts[verdict] for verdict in UNGRADED),
-        "verdicts": dict(sorted(verdicts.items())),
-        "tokens": tokens,
-        "mean_tokens": tokens / total,
-        "tokens_per_correct": tokens / verdicts[Verdict.CORRECT] if verdicts[Verdict.CORRECT] else None,
-        "problems": [
-            {"id": problem_id, "correct": sum(tally.correct_G), "samples": len(tally.correct_G)}
-            for problem_id, tally in tallies.items()
-        ],
     }
 
 

@@ -175,7 +175,7 @@ def test_compare(finished: Finished, capsys: Capture) -> None:
     found = in_json(capsys, "compare", finished[1])
     assert {row["suite"] for row in found["comparisons"]} == {"chains"}
     assert main(["compare", f"{finished[1]}/results/teacher", f"{finished[1]}/results/base"]) == 0
-    assert "over 4 problems x 2" in capsys.readouterr().out
+    assert "4 problems at k = 2" in capsys.readouterr().out
 
 
 def test_traces_import(tmp_path: Path, capsys: Capture) -> None:

@@ -23,7 +23,8 @@ from distill.recipe_parts import SuiteSource
 from distill.records import Completion, FinishReason, Problem
 from distill.runs import fingerprint
 from distill.suites import find_suite, load_suite
-from eval.runner import grade, summarise
+from eval.runner import grade
+from eval.summary import summarise
 
 CASES = Path(__file__).with_name("cases")
 

@@ -20,7 +20,7 @@ from distill.recipe_parts import ProblemSource, Sampling
 from distill.records import Completion, FinishReason, Problem
 from distill.suites import Suite
 from eval.compare import NEEDED, SHOWN, read_results
-from eval.runner import Examinee, evaluate, summarise
+from eval.runner import Examinee, evaluate
 
 MODEL = Examinee("tiny", "student", params=12, fingerprint="abc")
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=8)
@@ -109,7 +109,7 @@ def test_the_summary_counts_every_way_to_fail(tmp_path: Path) -> None:
     assert summary["ci95"][0] < summary["pass@1"] < summary["ci95"][1]
     assert summary["format"] == pytest.approx(16 / 20) and summary["truncated"] == pytest.approx(4 / 20)
     assert summary["tokens_per_correct"] == pytest.approx(summary["tokens"] / 6)
-    assert summary["problems"][1] == {"id": "s1", "correct": 2, "samples": 4}
+    assert summary["problems"][1] == {"id": "s1", "correct": 2, "samples": 4, "tokens": 21.0}
     assert summary["protocol"]["temperature"] == 1.0 and summary["protocol"]["seed"] == 0
     assert set(NEEDED) <= summary.keys() and set(SHOWN) - {"win_rate"} <= summary.keys()
     assert read_results([tmp_path]) == [summary]
@@ -136,7 +136,7 @@ def test_an_engine_failure_is_no_wrong_answer(tmp_path: Path, capsys: pytest.Cap
     assert (summary["n"], summary["ungraded"], summary["verdicts"]["error"]) == (4, 5, 5)
     assert summary["pass@1"] == pytest.approx((1 + 0.5) / 4)
     assert summary["pass@k"] is None  # s0 has three graded samples, not four
-    assert summary["problems"][2] == {"id": "s2", "correct": 0, "samples": 0}
+    assert summary["problems"][2] == {"id": "s2", "correct": 0, "samples": 0, "tokens": 0.0}
     assert "5 samples could not be graded" in capsys.readouterr().err
 
 
@@ -200,17 +200,3 @@ def test_results_of_another_protocol_are_made_anew_and_it_is_told(
     summary = run(tmp_path, engine, **changes)
     assert engine.made == 5 * summary["k"] == len(rows_of(tmp_path))
     assert f"another {named} were there" in capsys.readouterr().err
-
-
-def test_programs_have_no_majority() -> None:
-    row = {"id": "p", "kind": "code", "tokens": 3, "well_formed": True, "finish_reason": "stop"}
-    row |= {"verdict": "correct", "extracted": "def f(): ..."}
-    summary = summarise([row, row], samples=2)
-    assert summary["cons@k"] is None and summary["pass@1"] == 1.0
-
-
-def test_a_suite_that_nothing_can_be_said_of_has_no_score() -> None:
-    row = {"id": "p", "kind": "open", "tokens": 3, "well_formed": True, "finish_reason": "stop"}
-    summary = summarise([row | {"verdict": "unverified", "extracted": None}], samples=1)
-    assert (summary["n"], summary["pass@1"], summary["ci95"]) == (0, None, None)
-    assert summary["verdicts"] == {"unverified": 1}

@@ -2,16 +2,99 @@
 
 from __future__ import annotations
 
+import naive_eval as naive
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from eval.statistics import gap_closed, paired_difference, score_interval, standard_error, t_quantile
+from eval.statistics import (
+    bootstrap_interval,
+    gap_closed,
+    paired_difference,
+    score_interval,
+    standard_error,
+    t_quantile,
+)
+
+#: Counts of right samples of 4, of 2 to 30 problems.
+COUNTS = some.lists(some.integers(0, 4), min_size=2, max_size=30)
+
+
+@settings(deadline=None, max_examples=60)
+@given(COUNTS)
+def test_score_intervals_agree_with_their_naive_twin(counts: list[int]) -> None:
+    values = np.array(counts) / 4
+    centre, error = naive.score(values.tolist())
+    half = t_quantile(len(values) - 1) * error
+    assert score_interval(values) == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(some.lists(some.tuples(some.integers(0, 4), some.integers(0, 4)), min_size=2, max_size=30))
+def test_paired_tests_agree_with_their_naive_twin(counts: list[tuple[int, int]]) -> None:
+    a, b = (np.array(column) / 4 for column in zip(*counts, strict=True))
+    centre, error, p = naive.paired(a.tolist(), b.tolist())
+    found = paired_difference(a, b, 4)
+    assert found.p == pytest.approx(p, abs=1e-6)
+    assert found.value == pytest.approx(sum(a - b) / len(a), abs=1e-12)
+    half = t_quantile(len(a) - 1) * error
+    assert found.interval == pytest.approx((max(-1, centre - half), min(1, centre + half)), abs=1e-9)
+    assert found.distinguishable == (found.p < 0.05)
+
+
+def test_a_test_turned_round_says_the_same() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.binomial(4, 0.8, size=40) / 4, rng.binomial(4, 0.5, size=40) / 4
+    one, other = paired_difference(a, b, 4), paired_difference(b, a, 4)
+    assert one.p == pytest.approx(other.p) and one.detectable == pytest.approx(other.detectable)
+
+
+@pytest.mark.parametrize(("problems", "samples", "low", "high"), [(30, 1, 0.6, 0.9), (100, 4, 0.7, 0.9)])
+def test_what_is_called_detectable_is_seen_four_times_in_five(
+    problems: int, samples: int, low: float, high: float
+) -> None:
+    rng = np.random.default_rng(6)
+
+    def draw(difference: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        easy = rng.beta(2, 1, size=(400, problems)) * (1 - difference) + difference
+        return [
+            (rng.binomial(samples, row) / samples, rng.binomial(samples, row - difference) / samples)
+            for row in easy
+        ]
+
+    told = [paired_difference(a, b, samples).detectable for a, b in draw(0.05)]
+    typical = float(np.median([value for value in told if value is not None]))
+    seen = np.mean([paired_difference(a, b, samples).distinguishable for a, b in draw(typical)])
+    assert low <= seen <= high, (typical, seen)
+
+
+def test_more_problems_and_more_samples_detect_less() -> None:
+    same = [np.ones(count) for count in (30, 120)]
+    few, many = (paired_difference(values, values).detectable for values in same)
+    often = paired_difference(same[0], same[0], 16).detectable
+    assert few is not None and many is not None and often is not None
+    assert many < few / 2 and often < few
+    assert paired_difference(np.ones(1), np.zeros(1)).detectable is None
+    assert paired_difference(np.ones(2), np.zeros(2)).detectable is None
+
+
+@pytest.mark.parametrize("spread", ["one sample", "alike", "easy and hard"])
+def test_the_bootstrap_agrees_with_the_closed_form(spread: str) -> None:
+    rng = np.random.default_rng(7)
+    chances = rng.beta(1.6, 0.4, size=200) if spread == "easy and hard" else np.full(200, 0.8)
+    samples = 1 if spread == "one sample" else 8
+    values = rng.binomial(samples, chances) / samples
+    closed, drawn = score_interval(values), bootstrap_interval(values)
+    assert drawn == pytest.approx(closed, abs=0.2 * (closed.high - closed.low))
+    assert drawn == bootstrap_interval(values)  # its seed is fixed
+    assert bootstrap_interval(np.ones(30)).low < 0.95 and bootstrap_interval(np.ones(1)) == (0, 1)
 
 
 def test_t_quantiles_match_the_printed_table() -> None:
     table = {1: 12.706, 2: 4.303, 3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980}
     for freedom, expected in table.items():
-        assert t_quantile(freedom) == pytest.approx(expected, rel=2e-3)
+        assert t_quantile(freedom) == pytest.approx(expected, abs=6e-4)
 
 
 @pytest.mark.parametrize("problems", [30, 100])
