@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from report_numbers import problem_rows, published, statement, suite_numbers
+
 from distill.recipe import Recipe
 from distill.records import Trace
 from distill.runs import write_json_atomic
@@ -99,11 +101,16 @@ def make_run(path: Path, traces: int = 600, problems: int = 80) -> dict[str, Any
                 folder / "metrics.jsonl", [_metrics(stage.kind, step, lots) for step in range(1, 121)]
             )
     _write_traces(path / "traces" / "harvested", traces, lots)
+    comparison = _comparison(problems)
     for suite in SUITES:
         for model in MODELS:
             rows = _responses(suite, model, problems, lots)
-            append_rows(path / "results" / model / suite / "responses.jsonl", rows)
-    return _comparison(problems)
+            folder = path / "results" / model / suite
+            append_rows(folder / "responses.jsonl", rows)
+            found = comparison["models"][model]["suites"][suite]
+            found |= suite_numbers(SKILL[suite][model], rows, samples=4)
+            write_json_atomic(folder / "summary.json", {**found, "problems": problem_rows(rows)})
+    return json.loads(json.dumps(comparison))
 
 
 def _metrics(kind: str, step: int, lots: random.Random) -> dict[str, Any]:
@@ -194,12 +201,13 @@ def _responses(suite: str, model: str, problems: int, lots: random.Random) -> li
             right = lots.random() < SKILL[suite][model]
             steps = "\n".join(f"step {step}: {place} + {step} = {place + step}" for step in range(1, 5))
             said = place + 4 if right else place + lots.randint(5, 9)
-            text = f"\n{steps}\n</think>\nThe answer is {said}."
+            sums = f"$\\sum_{{i=1}}^{{4}} 1 = \\frac{{8}}{{2}}$, and $\\boxed{{{said}}}$"
+            text = f"\n{steps}\nAltogether {sums}.\n</think>\nThe answer is {said}."
             rows.append(
                 {
                     "id": f"{suite}-{place:03}",
                     "sample_index": sample,
-                    "problem": f"Start from {place} and add 1 four times. What do you get?",
+                    "problem": f"Start from $x_0 = {place}$ and add 1 four times. What is $x_4$?",
                     "reference": str(place + 4),
                     "prefill": "<think>",
                     "completion": HOSTILE.removeprefix("<think>") if place == sample == 0 else text,
@@ -232,8 +240,8 @@ def _comparison(problems: int) -> dict[str, Any]:
                     "format": 0.99,
                     "truncated": 0.004,
                     "ungraded": 2 if (suite, name) == ("functions", "rl-only") else 0,
-                    "mean_tokens": 83.2,
-                    "tokens_per_correct": 83.2 / SKILL[suite][name],
+                    "mean_tokens": (tokens := 60 + 50 * SKILL[suite][name]),
+                    "tokens_per_correct": tokens / SKILL[suite][name],
                     "verdicts": {"correct": 300, "wrong": 20},
                     "protocol": protocol,
                 }
@@ -270,6 +278,7 @@ def _comparison(problems: int) -> dict[str, Any]:
                     "distinguishable": low > 0 or high < 0,
                     "n": problems,
                     "k": 4,
+                    **statement(difference, problems),
                 }
             )
         for student in ("student", "rl-only"):
@@ -286,4 +295,6 @@ def _comparison(problems: int) -> dict[str, Any]:
                     "reason": "",
                 }
             )
-    return json.loads(json.dumps({"models": models, "comparisons": comparisons, "gap_closed": gaps}))
+    measured = {suite: models["student"]["suites"][suite] for suite in SUITES}
+    beside = published({suite: (found["pass@1"], found["ci95"]) for suite, found in measured.items()})
+    return {"models": models, "comparisons": comparisons, "gap_closed": gaps, "published": beside}

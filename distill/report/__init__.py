@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.recipe import Recipe
+from distill.report.breakdowns import breakdown_figures
 from distill.report.drawings import all_figures
 from distill.report.figures import standalone
 from distill.report.gather import RunReport, gather
 from distill.report.markdown import render_markdown
 from distill.report.page import render_page
+from distill.report.words import told
 from distill.runs import write_json_atomic, write_text_atomic
 
 
@@ -24,7 +26,10 @@ def write_report(run_path: Path, recipe: Recipe, comparison: dict[str, Any]) -> 
     """
     run = gather(run_path, recipe, comparison)
     folder = run_path / "report"
-    figures = {f"{figure.file}.svg": standalone(figure.svg) for figure in all_figures(run)}
+    figures = {
+        f"{figure.file}.svg": standalone(figure.svg)
+        for figure in [*all_figures(run), *breakdown_figures(run)]
+    }
     for name, svg in figures.items():
         write_text_atomic(folder / "figures" / name, svg)
     for old in (folder / "figures").glob("*.svg"):
@@ -54,6 +59,8 @@ def summarise(run: RunReport) -> dict[str, Any]:
         },
         "comparisons": run.comparisons,
         "gap_closed": run.gap_closed,
+        "published": run.published,
+        "findings": told(run),
         "traces": {
             name: {key: funnel[key] for key in ("input", "steps", "kept")}
             for name, funnel in run.funnels.items()

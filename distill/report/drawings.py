@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.report.figures import Curve, Interval, dot_plot, funnel_bars, line_chart
 from distill.report.gather import RunReport, StageReport
-from distill.report.words import MINUS, fraction, interval, signed
+from distill.report.words import MINUS, fraction, interval, published_scores, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ SFT_LINES = (("loss", "loss", ""),)
 
 
 def result_figures(run: RunReport) -> list[Figure]:
-    """For each suite pass@1 of every model with its interval."""
+    """For each suite pass@1 of every model with its interval, and below them what others published."""
     drawn = []
     for suite in run.suites:
         rows = [
@@ -55,6 +55,10 @@ def result_figures(run: RunReport) -> list[Figure]:
             )
             for model in run.models
             if (found := model.suites.get(suite)) and found["ci95"]
+        ]
+        rows += [
+            Interval(name, "published", value, value, value, f"{fraction(value)} published")
+            for (name, _), value in published_scores(run, suite).items()
         ]
         svg = dot_plot(f"pass@1 on {suite} with 95% intervals", rows, (0.0, 1.0))
         drawn.append(Figure(f"results-{suite}", suite, svg))

@@ -14,6 +14,7 @@ from typing import Any
 
 from distill.chat import KNOWN_TAGS, ThoughtTags, split_thought
 from distill.recipe import Recipe
+from distill.records import Verdict
 
 TRACES_SHOWN = 400  # of each trace set
 PROBLEMS_SHOWN = 60  # of each suite
@@ -35,7 +36,7 @@ class TraceExcerpt:
 
 @dataclass(frozen=True, slots=True)
 class SuiteExcerpt:
-    """Chosen problems of a suite of ``total``, each with the first answers of every model."""
+    """Chosen problems of a suite of ``total``, each with every model's first answers and its [right, all] samples."""
 
     problems: list[dict[str, Any]]
     total: int
@@ -101,14 +102,20 @@ def choose_answers(responses: dict[str, Iterable[dict[str, Any]]], recipe: Recip
                     "id": row["id"],
                     "problem": cut_middle(row["problem"], PROBLEM_CHARACTERS),
                     "reference": _words(row.get("reference")),
+                    "counts": {},
                     "answers": {},
                 }
                 if len(chosen) > PROBLEMS_SHOWN:
                     del chosen[max(chosen, key=_lot)]
                 if full := len(chosen) == PROBLEMS_SHOWN:
                     last_lot = max(map(_lot, chosen))
-            if row["id"] in chosen and row["sample_index"] < SAMPLES_SHOWN:
-                chosen[row["id"]]["answers"].setdefault(model, []).append(row)
+            if problem := chosen.get(row["id"]):
+                # Of all samples, not only of those shown. A chosen problem has been so since its first row.
+                count = problem["counts"].setdefault(model, [0, 0])
+                count[0] += row["verdict"] == Verdict.CORRECT
+                count[1] += 1
+                if row["sample_index"] < SAMPLES_SHOWN:
+                    problem["answers"].setdefault(model, []).append(row)
     problems = [chosen[key] for key in sorted(chosen)]
     answers = [row for problem in problems for rows in problem["answers"].values() for row in rows]
     lengths = fair_shares([len(_answer_text(row)) for row in answers], CHARACTERS_SHOWN)

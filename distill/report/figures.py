@@ -62,29 +62,29 @@ def dot_plot(
 
     bottom = ROW_HEIGHT * len(rows) + 2
     ticks = nice_ticks(low, high, 5)
-    parts = [_text(x(tick), bottom + 14, number(tick), "tick", _anchor_at(x(tick))) for tick in ticks]
+    parts = [text_at(x(tick), bottom + 14, number(tick), "tick", anchor_at(x(tick))) for tick in ticks]
     for place, row in enumerate(rows):
         y = ROW_HEIGHT * place + 28
         parts += [  # grid lines stop below the row's words, which they would run through
             f'<path class="{"zero" if tick == 0 and low < 0 else "grid"}" d="M{x(tick):.1f} {y - 8}v16"/>'
             for tick in ticks
         ]
-        parts.append(_text(MARGIN, y - 13, _shorten(row.label), "label"))
-        parts.append(_text(WIDTH - MARGIN, y - 13, row.text, "value", "end"))
+        parts.append(text_at(MARGIN, y - 13, shorten(row.label), "label"))
+        parts.append(text_at(WIDTH - MARGIN, y - 13, row.text, "value", "end"))
         parts.append(
             f'<g class="role-{escape(row.role)}"><title>{escape(row.label)}: {escape(row.text)}</title>'
         )
         left, right = x(row.low), x(row.high)
         whisker = f"M{left:.1f} {y - 3}v6M{left:.1f} {y}H{right:.1f}M{right:.1f} {y - 3}v6"
         parts.append(
-            f'<path class="interval" d="{whisker}"/>{_mark(x(row.value), y, row.role, row.hollow)}</g>'
+            f'<path class="interval" d="{whisker}"/>{mark(x(row.value), y, row.role, row.hollow)}</g>'
         )
     height = bottom + 20
     if any(captions):
         height += 14
-        parts.append(_text(MARGIN, height - 5, captions[0], "tick"))
-        parts.append(_text(WIDTH - MARGIN, height - 5, captions[1], "tick", "end"))
-    return _svg(title, height, parts)
+        parts.append(text_at(MARGIN, height - 5, captions[0], "tick"))
+        parts.append(text_at(WIDTH - MARGIN, height - 5, captions[1], "tick", "end"))
+    return drawing(title, height, parts)
 
 
 def line_chart(title: str, curves: Sequence[Curve], x_label: str) -> str:
@@ -96,7 +96,7 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str) -> str:
     xs = [x for _, curve_xs, _ in drawn for x in curve_xs]
     ys = [y for _, _, curve_ys in drawn for y in curve_ys]
     if not ys:
-        return _svg(title, 40, [_text(MARGIN, 24, "nothing measured", "tick")])
+        return drawing(title, 40, [text_at(MARGIN, 24, "nothing measured", "tick")])
     ticks = nice_ticks(min(0.0, *ys), max(ys), 4)
     low, high = min(0.0, *ys), max(*ys, ticks[-1])
     high = high if high > low else low + 1.0
@@ -111,11 +111,11 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str) -> str:
     for tick in ticks:
         y = place(first, tick)[1]
         parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
-        parts.append(_text(left - 6, y + 4, number(tick), "tick", "end"))
-    parts.append(_text(left, bottom + 16, number(first), "tick"))
-    parts.append(_text((left + right) / 2, bottom + 16, x_label, "tick", "middle"))
+        parts.append(text_at(left - 6, y + 4, number(tick), "tick", "end"))
+    parts.append(text_at(left, bottom + 16, number(first), "tick"))
+    parts.append(text_at((left + right) / 2, bottom + 16, x_label, "tick", "middle"))
     if last > first:
-        parts.append(_text(right, bottom + 16, number(last), "tick", "end"))
+        parts.append(text_at(right, bottom + 16, number(last), "tick", "end"))
     legend_x = float(left)
     for curve, curve_xs, curve_ys in drawn:
         points = [place(x, y) for x, y in zip(curve_xs, curve_ys, strict=True)]
@@ -127,10 +127,10 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str) -> str:
             parts.append(f'<path class="curve" d="M{line}"/>')
         if len(curves) > 1:
             parts.append(f'<line class="curve" x1="{legend_x:.1f}" y1="9" x2="{legend_x + 14:.1f}" y2="9"/>')
-            parts.append(_text(legend_x + 19, 13, curve.label, "tick"))
+            parts.append(text_at(legend_x + 19, 13, curve.label, "tick"))
             legend_x += 33 + 6.2 * len(curve.label)
         parts.append("</g>")
-    return _svg(title, bottom + 24, parts)
+    return drawing(title, bottom + 24, parts)
 
 
 def funnel_bars(title: str, total: int, steps: Sequence[tuple[str, int, int]], kept: int) -> str:
@@ -146,8 +146,8 @@ def funnel_bars(title: str, total: int, steps: Sequence[tuple[str, int, int]], k
         y = 36 * place + 17
         shown = f"{left:,}" if not removed else f"\u2212{removed:,} \u2192 {left:,}"
         style = "kept" if place == len(rows) - 1 else "left"
-        parts.append(_text(MARGIN, y - 5, _shorten(label), "label"))
-        parts.append(_text(WIDTH - MARGIN, y - 5, shown, "value", "end"))
+        parts.append(text_at(MARGIN, y - 5, shorten(label), "label"))
+        parts.append(text_at(WIDTH - MARGIN, y - 5, shown, "value", "end"))
         parts.append(f'<rect class="track" x="{MARGIN}" y="{y}" width="{inner}" height="9" rx="2"/>')
         width = inner * left / total if total else 0
         gone = inner * removed / total if total else 0
@@ -156,7 +156,7 @@ def funnel_bars(title: str, total: int, steps: Sequence[tuple[str, int, int]], k
             parts.append(
                 f'<rect class="removed" x="{MARGIN + width:.1f}" y="{y}" width="{gone:.1f}" height="9" rx="2"/>'
             )
-    return _svg(title, 36 * len(rows), parts)
+    return drawing(title, 36 * len(rows), parts)
 
 
 def standalone(svg: str) -> str:
@@ -204,36 +204,38 @@ def _thin(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float],
     )
 
 
-def _mark(x: float, y: float, role: str, hollow: bool) -> str:
+def mark(x: float, y: float, role: str, hollow: bool) -> str:
     """A shape for each role, so that colour is never the only difference."""
     style = "mark hollow" if hollow else "mark"
     match role:
         case "teacher":
-            return f'<rect class="{style}" x="{x - 4.5:.1f}" y="{y - 4.5}" width="9" height="9"/>'
+            return f'<rect class="{style}" x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"/>'
         case "baseline":
-            return f'<path class="{style}" d="M{x:.1f} {y - 6}l6 10.5h-12z"/>'
+            return f'<path class="{style}" d="M{x:.1f} {y - 6:.1f}l6 10.5h-12z"/>'
+        case "published":
+            return f'<path class="interval" d="M{x:.1f} {y - 7:.1f}v14"/>'
         case "base":
-            return f'<path class="{style}" d="M{x:.1f} {y - 6}l6 6l-6 6l-6-6z"/>'
+            return f'<path class="{style}" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6-6z"/>'
         case _:
-            return f'<circle class="{style}" cx="{x:.1f}" cy="{y}" r="5"/>'
+            return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
 
 
-def _anchor_at(x: float) -> str:
+def anchor_at(x: float) -> str:
     """How a tick's label is anchored, so that it stays inside the figure."""
     if x < MARGIN + 10:
         return "start"
     return "end" if x > WIDTH - MARGIN - 10 else "middle"
 
 
-def _text(x: float, y: float, text: str, style: str, anchor: str = "start") -> str:
+def text_at(x: float, y: float, text: str, style: str, anchor: str = "start") -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _shorten(label: str) -> str:
-    return label if len(label) <= LABEL_LENGTH else f"{label[: LABEL_LENGTH - 1]}\u2026"
+def shorten(label: str, length: int = LABEL_LENGTH) -> str:
+    return label if len(label) <= length else f"{label[: length - 1]}\u2026"
 
 
-def _svg(title: str, height: float, parts: list[str]) -> str:
+def drawing(title: str, height: float, parts: list[str]) -> str:
     words = escape(title)
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" class="figure" role="img" aria-label="{words}">'

@@ -46,7 +46,10 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Everything that the report says, in the order in which it says it."""
+    """Everything that the report says, in the order in which it says it.
+
+    ``rates`` holds, for each suite and model, the share of each problem's graded samples that are right.
+    """
 
     recipe: Recipe
     manifest: dict[str, Any]
@@ -59,6 +62,9 @@ class RunReport:
     funnels: dict[str, dict[str, Any]]
     traces: dict[str, TraceExcerpt]
     answers: dict[str, SuiteExcerpt]
+    published: list[dict[str, Any]]
+    findings: list[str]
+    rates: dict[str, dict[str, dict[str, float]]]
     absent: list[str]
 
     def role(self, model: str) -> str:
@@ -107,6 +113,16 @@ def gather(run_path: Path, recipe: Recipe, comparison: dict[str, Any]) -> RunRep
                 },
                 recipe,
             )
+            for suite in suites
+        },
+        published=comparison.get("published") or [],
+        findings=comparison.get("findings") or [],
+        rates={
+            suite: {
+                model.name: _rates(run_path / "results" / model.name / suite / "summary.json")
+                for model in models
+                if suite in model.suites
+            }
             for suite in suites
         },
         absent=absent,
@@ -215,6 +231,15 @@ def _responses(folder: Path, absent: list[str]) -> Iterator[dict[str, Any]]:
         yield from read_rows(file)
     except RunFailed as error:
         absent.append(f"The answers of {where} were read in part ({_inside(folder, error)}).")
+
+
+def _rates(path: Path) -> dict[str, float]:
+    """For each problem the share of its graded samples that are right; of what cannot be read nothing.
+
+    A summary that is not there is no loss to tell: what it says of the model was compared, and stands in the report.
+    """
+    rows = _read_json(path, []).get("problems") or []
+    return {row["id"]: row["correct"] / row["samples"] for row in rows if row["samples"]}
 
 
 def _read_json(path: Path, absent: list[str]) -> dict[str, Any]:

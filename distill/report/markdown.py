@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from html import escape
 
+from distill.report.breakdowns import (
+    curve_figures,
+    difficulty_figures,
+    outcome_figures,
+    tag_figures,
+    trade_off_figures,
+)
 from distill.report.drawings import (
     Figure,
     difference_figures,
@@ -21,16 +28,26 @@ from distill.report.tables import (
     differences_table,
     funnel_note,
     funnel_table,
+    published_table,
     results_table,
     stages_table,
 )
-from distill.report.words import caveats, cost_notes, gap_sentences, headline, key_findings, protocol_words
+from distill.report.words import (
+    caveats,
+    cost_notes,
+    gap_sentences,
+    headline,
+    key_findings,
+    protocol_words,
+    statements,
+)
 
 
 def render_markdown(run: RunReport) -> str:
     """The whole report.md."""
     parts = [f"# {_plain(run.recipe.name)}", f"**{_plain(headline(run))}**"]
     parts.append(_list(key_findings(run)))
+    parts += ["## Findings", _list(run.findings)] if run.findings else []
     if run.models:
         parts += ["## Results", "pass@1 with 95% intervals over problems.", _table(results_table(run))]
         parts.append(_list(caveats(run)))
@@ -39,13 +56,22 @@ def render_markdown(run: RunReport) -> str:
             parts.append(
                 _plain(f"Protocol: {protocol_words(run.protocols[suite])}") if run.protocols[suite] else ""
             )
-        parts.append(_figures(result_figures(run)))
+        parts.append(_figures([*result_figures(run), *outcome_figures(run)]))
+    if run.published:
+        parts += ["## Published", _table(published_table(run))]
     if run.comparisons:
         parts += [
             "## Differences, paired by problem",
             _table(differences_table(run)),
+            _list(statements(run)),
             _figures(difference_figures(run)),
         ]
+    for title, drawn in (
+        ("Samples, tokens, size", [*curve_figures(run), *trade_off_figures(run)]),
+        ("Subjects and levels", tag_figures(run)),
+        ("Difficulty", difficulty_figures(run)),
+    ):
+        parts += [f"## {title}", _figures(drawn)] if drawn else []
     if run.gap_closed:
         parts += ["## Gap closed", _list(gap_sentences(run)), _figures(gap_figures(run))]
     if any(model.cost for model in run.models):

@@ -1,24 +1,25 @@
-"use strict";
-// Browsers for traces and for answers. Model text is data: it becomes `textContent` and never markup.
+// What the browsers of this page show, and the switch between light and dark.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const browsers = [];
-
-function el(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
+const LIST_CHARACTERS = 200; // of a problem, in the list
+const LONG_THOUGHT = 2000; // characters
 
 function mark(verdict) {
-  if (verdict === "correct") return el("span", "right", "\u2713");
-  return verdict === "wrong" ? el("span", "wrong", "\u2717") : el("span", "quiet", "\u2013");
+  if (verdict === "correct") return el("span", "right", "✓");
+  return verdict === "wrong" ? el("span", "wrong", "✗") : el("span", "quiet", "–");
 }
 
-function modelText(parts) {
-  const text = el("div", "text");
-  text.append(el("span", "thought", parts[0]), el("span", "answer", parts[1]));
+/* A long thought is folded where an answer follows it, so that answers are compared first. */
+function modelText([thought, answer]) {
+  const text = el("div", typesetting ? "text" : "text raw");
+  const thinking = el("span", "thought");
+  if (thought.length > LONG_THOUGHT && answer.trim()) {
+    const fold = el("details");
+    fold.append(el("summary", "", `thought, ${thought.length.toLocaleString("en")} characters`), thinking);
+    fold.addEventListener("toggle", () => thinking.hasChildNodes() || fillText(thinking, thought, typesetting));
+    text.append(fold);
+  } else text.append(fillText(thinking, thought, typesetting));
+  text.append(fillText(el("span", "answer"), answer, typesetting));
   return text;
 }
 
@@ -26,100 +27,14 @@ function words(value) {
   return value.replaceAll("_", " ");
 }
 
-/* A list on the left, one row of it opened on the right, filters and a text search above.
-   filters: [[name, [[label, row => shown], ...]], ...]; item(row) and open(row) give nodes; haystack(row) a string. */
-function browse(root, rows, { filters, item, open, haystack }) {
-  const search = el("input");
-  search.type = "search";
-  search.placeholder = "search the text";
-  search.setAttribute("aria-label", "search the text");
-  const selects = filters.map(([name, options]) => {
-    const select = el("select");
-    select.setAttribute("aria-label", name);
-    options.forEach(([label], index) => {
-      const option = el("option", "", label);
-      option.value = String(index);
-      select.append(option);
-    });
-    select.addEventListener("change", filter);
-    return select;
-  });
-  const back = el("button", "", "\u2191");
-  const next = el("button", "", "\u2193");
-  back.setAttribute("aria-label", "previous");
-  next.setAttribute("aria-label", "next");
-  const place = el("span", "place");
-  const controls = el("div", "controls");
-  const list = el("div", "list");
-  const reader = el("div", "reader");
-  const panes = el("div", "panes");
-  controls.append(...selects, search, el("kbd", "", "j / k to move, / to search"), place, back, next);
-  panes.append(list, reader);
-  root.replaceChildren(controls, panes);
-  reader.tabIndex = 0;
-  reader.setAttribute("role", "region");
-  reader.setAttribute("aria-label", "the chosen text");
-
-  let shown = [];
-  let at = 0;
-  let waiting = 0;
-  const found = new Map();
-
-  function textOf(row) {
-    if (!found.has(row)) found.set(row, haystack(row).toLowerCase());
-    return found.get(row);
-  }
-
-  function filter() {
-    const wanted = search.value.trim().toLowerCase();
-    const tests = selects.map((select, index) => filters[index][1][Number(select.value)][1]);
-    shown = rows.filter((row) => tests.every((test) => test(row)) && (!wanted || textOf(row).includes(wanted)));
-    list.replaceChildren(
-      ...shown.map((row, index) => {
-        const button = el("button");
-        button.type = "button";
-        button.append(...item(row));
-        button.addEventListener("click", () => go(index));
-        return button;
-      }),
-    );
-    list.scrollTop = 0;
-    go(0);
-  }
-
-  function go(index) {
-    if (!shown.length) {
-      place.textContent = "none";
-      reader.replaceChildren(el("p", "quiet", "Nothing fits these filters."));
-      return;
-    }
-    list.children[at]?.removeAttribute("aria-current");
-    at = Math.min(Math.max(index, 0), shown.length - 1);
-    const button = list.children[at];
-    button.setAttribute("aria-current", "true");
-    const top = button.offsetTop - list.offsetTop;
-    if (top < list.scrollTop) list.scrollTop = top;
-    const bottom = top + button.offsetHeight - list.clientHeight;
-    if (bottom > list.scrollTop) list.scrollTop = bottom;
-    place.textContent = `${at + 1} of ${shown.length}`;
-    reader.replaceChildren(...open(shown[at]));
-    reader.scrollTop = 0;
-  }
-
-  search.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(filter, 120);
-  });
-  back.addEventListener("click", () => go(at - 1));
-  next.addEventListener("click", () => go(at + 1));
-  browsers.push({ root, search, move: (step) => go(at + step) });
-  filter();
+function problemHead(row) {
+  const head = [fillText(el("div", "text problem"), row.problem, typesetting)];
+  head.push(el("p", "meta", row.reference ? `${row.id} · reference: ${row.reference}` : row.id));
+  return head;
 }
 
-function problemHead(row) {
-  const head = [el("div", "text problem", row.problem)];
-  head.push(el("p", "meta", row.reference ? `${row.id} \u00b7 reference: ${row.reference}` : row.id));
-  return head;
+function titleOf(row) {
+  return fillText(el("span"), row.problem.slice(0, LIST_CHARACTERS), typesetting);
 }
 
 function distinct(rows, name) {
@@ -128,29 +43,25 @@ function distinct(rows, name) {
 
 function browseTraces(root, rows) {
   const reasons = distinct(rows.filter((row) => !row.kept), "reason");
+  const kept = [
+    ["kept and rejected", () => true],
+    ["kept", (row) => row.kept],
+    ["rejected", (row) => !row.kept],
+    ...reasons.map((reason) => [`rejected: ${words(reason)}`, (row) => !row.kept && row.reason === reason]),
+  ];
+  const verdicts = [
+    ["any verdict", () => true],
+    ...distinct(rows, "verdict").map((verdict) => [words(verdict), (row) => row.verdict === verdict]),
+  ];
   browse(root, rows, {
     filters: [
-      [
-        "kept or rejected",
-        [
-          ["kept and rejected", () => true],
-          ["kept", (row) => row.kept],
-          ["rejected", (row) => !row.kept],
-          ...reasons.map((reason) => [`rejected: ${words(reason)}`, (row) => !row.kept && row.reason === reason]),
-        ],
-      ],
-      [
-        "verdict",
-        [
-          ["any verdict", () => true],
-          ...distinct(rows, "verdict").map((verdict) => [words(verdict), (row) => row.verdict === verdict]),
-        ],
-      ],
+      ["kept or rejected", () => kept],
+      ["verdict", () => verdicts],
     ],
     haystack: (row) => [row.id, row.problem, row.reason, ...row.parts].join("\n"),
     item: (row) => [
       mark(row.verdict),
-      el("span", "", row.problem),
+      titleOf(row),
       el("span", "why", row.kept ? "kept" : `rejected: ${words(row.reason)}`),
     ],
     open: (row) => {
@@ -163,12 +74,13 @@ function browseTraces(root, rows) {
         row.finish && `finish reason: ${row.finish}`,
         ...measures,
       ];
-      return [...problemHead(row), el("p", "meta", facts.filter(Boolean).join(" \u00b7 ")), modelText(row.parts)];
+      return [...problemHead(row), el("p", "meta", facts.filter(Boolean).join(" · ")), modelText(row.parts)];
     },
   });
 }
 
-function answerColumn(model, answers) {
+/* One model's answers to a problem; `place` is that of the answer shown, for all columns at once or by its own buttons. */
+function answerColumn(model, answers, place) {
   const column = el("div", `column role-${model.role}`);
   const samples = el("div", "samples");
   const body = el("div");
@@ -176,68 +88,118 @@ function answerColumn(model, answers) {
     const answer = answers[index];
     const facts = [words(answer.verdict), answer.extracted && `extracted: ${answer.extracted}`, `${answer.tokens} tokens`];
     if (answer.verdict !== "correct") facts.push(answer.reason);
-    [...samples.children].forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
-    body.replaceChildren(el("p", "meta", facts.filter(Boolean).join(" \u00b7 ")), modelText(answer.parts));
+    [...samples.children].forEach((node, other) => node.setAttribute("aria-pressed", String(other === index)));
+    body.replaceChildren(el("p", "meta", facts.filter(Boolean).join(" · ")), modelText(answer.parts));
   };
   answers.forEach((answer, index) => {
-    const button = el("button");
-    button.type = "button";
-    button.setAttribute("aria-label", `answer ${index + 1}, ${words(answer.verdict)}`);
-    button.append(mark(answer.verdict));
-    button.addEventListener("click", () => choose(index));
-    samples.append(button);
+    const node = button("", `answer ${index + 1}, ${words(answer.verdict)}`, () => choose(index));
+    node.append(mark(answer.verdict));
+    samples.append(node);
   });
   column.append(el("h4", "", model.name), samples, body);
-  if (answers.length) choose(0);
+  if (answers.length) choose(Math.min(place, answers.length - 1));
+  else body.append(el("p", "quiet", "No answer of this model is here."));
   return column;
 }
 
-function browseAnswers(root, problems) {
-  const right = (row, model) => (row.answers[model] || []).filter((answer) => answer.verdict === "correct").length;
-  const models = data.models.filter((model) => problems.some((row) => row.answers[model.name]));
-  const shares = (row) => models.map((model) => `${right(row, model.name)}/${(row.answers[model.name] || []).length}`);
-  browse(root, problems, {
+/* Two models side by side, the teacher and a student where there are such. */
+function browseAnswers(root, suites) {
+  const rows = Object.entries(suites).flatMap(([suite, problems]) => problems.map((row) => ({ ...row, suite })));
+  const models = data.models.filter((model) => rows.some((row) => row.answers[model.name]));
+  const first = Math.max(0, models.findIndex(({ role }) => role === "teacher"));
+  const student = models.findIndex(({ role }, index) => role === "student" && index !== first);
+  const chosen = [first, student >= 0 ? student : first === 0 ? models.length - 1 : 0];
+  let place = 0;
+  const pair = () => [...new Set(chosen)].map((index) => models[index]);
+  const answersOf = (row, model) => row.answers[model.name] || [];
+  const right = (row, model) => {
+    const [correct, all] = row.counts[model.name] || [0, 0];
+    return all ? correct > all / 2 : null;
+  };
+  const marks = (row) => {
+    const both = el("span");
+    both.append(...pair().map((model) => mark({ true: "correct", false: "wrong" }[right(row, model)])));
+    return both;
+  };
+  const share = (row, model) => (row.counts[model.name] || ["–"]).join("/");
+  const verdicts = [...new Set(rows.flatMap((row) => Object.values(row.answers).flat().map(({ verdict }) => verdict)))].sort();
+
+  const whoWasRight = () => {
+    const [a, b] = [models[chosen[0]], models[chosen[1]]];
+    const both = (one, other) => (row) => right(row, a) === one && right(row, b) === other;
+    return [
+      ["whoever was right", () => true],
+      [`${a.name} right, ${b.name} wrong`, both(true, false)],
+      [`${a.name} wrong, ${b.name} right`, both(false, true)],
+      ["both right", both(true, true)],
+      ["both wrong", both(false, false)],
+    ];
+  };
+  const sides = ["left", "right"].map((side, index) => {
+    const select = chooser(`model on the ${side}`, () => {
+      chosen[index] = select.selectedIndex;
+      refresh();
+    });
+    offer(select, models.map(({ name }) => name));
+    select.selectedIndex = chosen[index];
+    return select;
+  });
+  const everySuite = [["all suites", () => true], ...Object.keys(suites).map((name) => [name, (row) => row.suite === name])];
+  const refresh = browse(root, rows, {
+    extra: models.length > 1 ? sides : [],
     filters: [
+      ["suite", () => everySuite],
+      ["who was right", whoWasRight],
       [
-        "which problems",
-        [
-          ["all problems", () => true],
-          ["models differ", (row) => new Set(shares(row)).size > 1],
-          ...models.map((model) => [`${model.name} errs`, (row) => right(row, model.name) < (row.answers[model.name] || []).length]),
+        "verdict",
+        () => [
+          ["any verdict", () => true],
+          ...verdicts.map((verdict) => [
+            `an answer ${words(verdict)}`,
+            (row) => pair().some((model) => answersOf(row, model).some((answer) => answer.verdict === verdict)),
+          ]),
         ],
       ],
     ],
-    haystack: (row) => [row.id, row.problem, ...Object.values(row.answers).flat().flatMap((answer) => answer.parts)].join("\n"),
-    item: (row) => [el("span"), el("span", "", row.problem), el("span", "why", `right: ${shares(row).join(", ")}`)],
+    haystack: (row) => [row.id, row.problem, ...Object.values(row.answers).flat().flatMap(({ parts }) => parts)].join("\n"),
+    item: (row) => [
+      marks(row),
+      titleOf(row),
+      el("span", "why", pair().map((model) => `${model.name} ${share(row, model)}`).join(", ")),
+    ],
     open: (row) => {
       const columns = el("div", "columns");
-      columns.append(...models.map((model) => answerColumn(model, row.answers[model.name] || [])));
+      columns.append(...pair().map((model) => answerColumn(model, answersOf(row, model), place)));
       return [...problemHead(row), columns];
+    },
+    turn: (step) => {
+      const most = Math.max(1, ...rows.flatMap((row) => pair().map((model) => answersOf(row, model).length)));
+      place = (place + step + most) % most;
+      browsers.find((browser) => browser.root === root).draw();
     },
   });
 }
 
 for (const root of document.querySelectorAll(".browser")) {
   const { kind, name } = root.dataset;
-  (kind === "traces" ? browseTraces : browseAnswers)(root, data[kind][name]);
+  const turning = kind === "traces" ? "" : "← and → turn to the other answers, ";
+  root.before(el("p", "note keys", `Keys: j and k move, / searches, ${turning}f shows texts as they were written.`));
+  if (kind === "traces") browseTraces(root, data.traces[name]);
+  else browseAnswers(root, data.answers);
 }
 
-// Keys go to the browser nearest to the middle of the window.
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !browsers.length) return;
-  if (event.target.closest("input, select")) {
-    if (event.key === "Escape") event.target.blur();
-    return;
-  }
-  const away = ({ root }) => {
-    const { top, bottom } = root.getBoundingClientRect();
-    return Math.abs((top + bottom) / 2 - innerHeight / 2);
-  };
-  const browser = browsers.reduce((best, other) => (away(other) < away(best) ? other : best));
-  if (event.key === "j") browser.move(1);
-  else if (event.key === "k") browser.move(-1);
-  else if (event.key === "/") {
-    event.preventDefault();
-    browser.search.focus();
-  }
+// Light or dark as the system is, until the reader says otherwise; kept nowhere.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const theme = button("", "", () => {
+  const now = document.documentElement.dataset.theme || (dark.matches ? "dark" : "light");
+  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
+  nameTheme();
 });
+function nameTheme() {
+  const now = document.documentElement.dataset.theme || (dark.matches ? "dark" : "light");
+  theme.textContent = now === "dark" ? "Light" : "Dark";
+}
+theme.className = "theme";
+dark.addEventListener("change", nameTheme);
+nameTheme();
+document.querySelector("header").prepend(theme);

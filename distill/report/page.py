@@ -15,6 +15,13 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from distill.report.breakdowns import (
+    curve_figures,
+    difficulty_figures,
+    outcome_figures,
+    tag_figures,
+    trade_off_figures,
+)
 from distill.report.drawings import (
     Figure,
     difference_figures,
@@ -30,34 +37,45 @@ from distill.report.tables import (
     Table,
     cost_table,
     details_table,
+    differences_table,
     funnel_note,
     funnel_table,
+    published_table,
     results_table,
     stages_table,
 )
 from distill.report.words import (
+    at_a_glance,
     caveats,
     cost_notes,
     duration,
     gap_sentences,
-    headline,
     key_findings,
     protocol_words,
+    statements,
+    title_line,
 )
+
+#: In this order one script: formulas, the browser of rows, what the rows are.
+SCRIPTS = ("latex.js", "formulas.js", "reader.js", "page.js")
 
 
 def render_page(run: RunReport) -> str:
     """The whole index.html."""
     style = _resource("figures.css") + _resource("page.css")
-    script = _resource("page.js")
+    script = "".join(map(_resource, SCRIPTS))
     sections = [
         ("results", "Results", _results(run)),
+        ("published", "Published", _published(run)),
         ("differences", "Differences", _differences(run)),
+        ("trade-offs", "Samples, tokens, size", _trade_offs(run)),
+        ("groups", "Subjects and levels", _figures(tag_figures(run))),
+        ("difficulty", "Difficulty", _difficulty(run)),
         ("cost", "Cost", _cost(run)),
         ("training", "Training", _training(run)),
         ("traces", "Traces", _traces(run)),
         ("answers", "Answers", _answers(run)),
-        ("making", "How it was made", _making(run)),
+        ("making", "Making", _making(run)),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
     return Template(_resource("page.html")).substitute(
@@ -67,8 +85,9 @@ def render_page(run: RunReport) -> str:
         script=script,
         script_hash=_policy_hash(script),
         facts=escape(_facts(run)),
-        headline=escape(headline(run)),
-        findings=_list(key_findings(run), "findings"),
+        headline=escape(title_line(run)),
+        glance=_glance(run),
+        findings=_list(key_findings(run), "findings") + _all_findings(run),
         absent=_absent(run),
         links="".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown),
         sections="".join(
@@ -103,7 +122,44 @@ def _results(run: RunReport) -> str:
         note = f'<p class="note">Protocol: {escape(protocol)}</p>' if protocol else ""
         details.append(f"<h3>{escape(suite)}</h3>{_table(details_table(run, suite))}{note}")
     notes = _list(caveats(run), "note")
-    return lead + _table(results_table(run)) + _figures(result_figures(run)) + notes + "".join(details)
+    outcomes = _figures(outcome_figures(run))
+    if outcomes:
+        outcomes = f"<h3>What became of every sample</h3>{outcomes}"
+    results = _table(results_table(run)) + _figures(result_figures(run))
+    return lead + results + notes + outcomes + "".join(details)
+
+
+def _published(run: RunReport) -> str:
+    if not run.published:
+        return ""
+    lead = (
+        "<p>What others published, beside what was measured here. Inside: the published value lies within the 95% "
+        "interval of the measured one; above or below: the measured one lies there with all of its interval. "
+        "Numbers of different protocols are not comparable, and are not compared.</p>"
+    )
+    return lead + _table(published_table(run))
+
+
+def _trade_offs(run: RunReport) -> str:
+    parts = []
+    if curves := curve_figures(run):
+        lead = "<p>pass@k: at least one of k answers is right. cons@k: the answer that most of k give is right.</p>"
+        parts.append(lead + _figures(curves))
+    if spots := trade_off_figures(run):
+        parts.append(f"<h3>Accuracy against what it takes <small>pass@1</small></h3>{_figures(spots)}")
+    return "".join(parts)
+
+
+def _difficulty(run: RunReport) -> str:
+    drawn = difficulty_figures(run)
+    if not drawn:
+        return ""
+    lead = (
+        "<p>How hard the problems are to each model: many at one end mean that more of such problems would tell "
+        "little. In the square, a circle above the diagonal holds problems that the student solves more often than "
+        "its teacher.</p>"
+    )
+    return lead + _figures(drawn)
 
 
 def _differences(run: RunReport) -> str:
@@ -120,7 +176,8 @@ def _differences(run: RunReport) -> str:
         if run.gap_closed
         else ""
     )
-    return lead + _figures(difference_figures(run)) + gap
+    table = f"<details><summary>As a table</summary>{_table(differences_table(run))}</details>"
+    return lead + _figures(difference_figures(run)) + table + _list(statements(run), "note") + gap
 
 
 def _cost(run: RunReport) -> str:
@@ -171,19 +228,16 @@ def _traces(run: RunReport) -> str:
 
 
 def _answers(run: RunReport) -> str:
-    parts = []
+    lines = []
     for suite, excerpt in run.answers.items():
-        if not excerpt.problems:
-            continue
-        chosen = ", chosen by lot" if excerpt.total > PROBLEMS_SHOWN else ""
-        words = (
-            f"{len(excerpt.problems):,} of {excerpt.total:,} problems{chosen}, of each model at most "
-            f"{SAMPLES_SHOWN} answers to each."
-        )
-        parts.append(
-            f"<h3>{escape(suite)}</h3>{_browser('answers', suite, words + _shortened(excerpt.shortened))}"
-        )
-    return "".join(parts)
+        if excerpt.problems:
+            chosen = ", chosen by lot" if excerpt.total > PROBLEMS_SHOWN else ""
+            words = f"{suite}: {len(excerpt.problems):,} of {excerpt.total:,} problems{chosen}."
+            lines.append(words + _shortened(excerpt.shortened))
+    if not lines:
+        return ""
+    lead = f"Of each model at most {SAMPLES_SHOWN} answers. A model is right on a problem when more than half are."
+    return _list(lines, "note") + _browser("answers", "", lead)
 
 
 def _making(run: RunReport) -> str:
@@ -210,11 +264,28 @@ def _facts(run: RunReport) -> str:
     return " \u00b7 ".join([*parts, duration(seconds)])
 
 
+def _all_findings(run: RunReport) -> str:
+    """The comparison's own sentences, of which there are many: one for each pair, suite and model."""
+    if not run.findings:
+        return ""
+    summary = f"<summary>Every finding in a sentence ({len(run.findings)})</summary>"
+    return f'<details class="absent">{summary}{_list(run.findings, "note")}</details>'
+
+
 def _absent(run: RunReport) -> str:
     if not run.absent:
         return ""
     summary = f"<summary>Not everything is there ({len(run.absent)})</summary>"
     return f'<details class="absent">{summary}{_list(run.absent, "note")}</details>'
+
+
+def _glance(run: RunReport) -> str:
+    items = "".join(
+        f'<div class="role-{escape(figure.role)}"><dt>{escape(figure.what)}</dt>'
+        f"<dd>{escape(figure.value)}<small>{escape(figure.aside)}</small></dd></div>"
+        for figure in at_a_glance(run)
+    )
+    return f'<dl class="glance">{items}</dl>' if items else ""
 
 
 def _browser(kind: str, name: str, words: str) -> str:
@@ -258,7 +329,9 @@ def _figures(figures: list[Figure]) -> str:
     drawn = "".join(
         f"<figure><figcaption>{escape(figure.title)}</figcaption>{figure.svg}</figure>" for figure in figures
     )
-    return f'<div class="figures">{drawn}</div>' if drawn else ""
+    # Three stand side by side on a desk, where none of them would be left alone on the last line.
+    style = "figures two" if len(figures) % 3 == 1 else "figures"
+    return f'<div class="{style}">{drawn}</div>' if drawn else ""
 
 
 def _list(lines: list[str], style: str) -> str:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from distill.report.gather import RunReport
-from distill.report.words import DASH, TIMES, count, duration, fraction, interval, signed
+from distill.report.words import (
+    DASH,
+    RANGE,
+    TIMES,
+    as_published,
+    count,
+    duration,
+    fraction,
+    interval,
+    p_value,
+    published_protocol,
+    published_scores,
+    rating,
+    signed,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,34 @@ def results_table(run: RunReport) -> Table:
             cells.append(Cell(fraction(found["pass@1"]), interval(found["ci95"])) if found else DASH)
         table.rows.append([*cells, count(model.params)])
         table.roles.append(model.role)
+    scores = {suite: published_scores(run, suite) for suite in run.suites}
+    for key in dict.fromkeys(key for found in scores.values() for key in found):
+        name, version = key
+        values: list[Cell | str] = [fraction(scores[suite].get(key)) for suite in run.suites]
+        aside = f"published, {version}" if version else "published"
+        table.rows.append([Cell(name, aside), *values, DASH])
+        table.roles.append("published")
+    return table
+
+
+def published_table(run: RunReport) -> Table:
+    """Each published number beside the measured one, with its source and what keeps the two apart."""
+    table = Table(["published*", "suite*", "value", "measured", "verdict*", "protocol*"])
+    for row in run.published:
+        shown = fraction if row.get("unit") == "percent" else rating
+        where = ", ".join(str(row[key]) for key in ("source", "version") if row.get(key))
+        beside = [row.get("measured_model") or "", RANGE.join(map(shown, row.get("ci95") or ()))]
+        table.rows.append(
+            [
+                Cell(row["published_model"], where),
+                Cell(row["suite"], row["metric"]),
+                shown(as_published(row)),
+                Cell(shown(row.get("measured")), ", ".join(part for part in beside if part)),
+                Cell(row["verdict"], row.get("why") or ""),
+                Cell("", published_protocol(row)),
+            ]
+        )
+        table.roles.append("published")
     return table
 
 
@@ -50,7 +94,12 @@ def details_table(run: RunReport, suite: str) -> Table:
         "tokens each",
         "per right answer",
     ]
-    table = Table(columns)
+    more = [
+        (name, shown)
+        for name, shown in MORE
+        if any((model.suites.get(suite) or {}).get(name) is not None for model in run.models)
+    ]
+    table = Table([*columns, *(name.replace("_", " ") for name, _ in more)])
     for model in run.models:
         if found := model.suites.get(suite):
             table.rows.append(
@@ -63,15 +112,49 @@ def details_table(run: RunReport, suite: str) -> Table:
                     fraction(found.get("truncated")),
                     count(found.get("mean_tokens")),
                     count(found.get("tokens_per_correct")),
+                    *(shown(found.get(name)) for name, shown in more),
                 ]
             )
             table.roles.append(model.role)
     return table
 
 
+def _rating(found: dict[str, Any] | None) -> Cell | str:
+    if not found:
+        return DASH
+    bounds = RANGE.join(map(rating, found.get("ci95") or ()))
+    percentile = found.get("percentile")
+    aside = [bounds, f"percentile {fraction(percentile)}" if percentile is not None else ""]
+    return Cell(rating(found["value"]), "; ".join(part for part in aside if part))
+
+
+def _win_rate(found: dict[str, Any] | None) -> Cell | str:
+    """The judge stands beside it: win rates of two judges are two different things."""
+    if not found:
+        return DASH
+    controlled = found.get("length_controlled")
+    parts = [
+        interval(found["ci95"]) if found.get("ci95") else "",
+        f"length-controlled (ours) {fraction(controlled)}" if controlled is not None else "",
+        f"judge {found['judge']}" if found.get("judge") else "",
+        found.get("note") or "",
+    ]
+    return Cell(fraction(found["value"]), "; ".join(part for part in parts if part))
+
+
+#: What only some suites have, and how a table shows it.
+MORE: tuple[tuple[str, Callable[[Any], Cell | str]], ...] = (
+    ("language", fraction),
+    ("rating", _rating),
+    ("win_rate", _win_rate),
+)
+
+
 def differences_table(run: RunReport) -> Table:
     """Every paired difference."""
-    table = Table(["models*", "suite*", "difference", "95% interval", "told apart*"])
+    tested = any(row.get("p") is not None for row in run.comparisons)
+    more = ["p", "detectable"] if tested else []
+    table = Table(["models*", "suite*", "difference", "95% interval", *more, "told apart*"])
     for row in run.comparisons:
         apart = "yes" if row["distinguishable"] else "no"
         cells = [
@@ -79,6 +162,7 @@ def differences_table(run: RunReport) -> Table:
             row["suite"],
             signed(row["difference"]),
             interval(row["ci95"]),
+            *([p_value(row.get("p")), fraction(row.get("detectable"))] if tested else []),
             apart,
         ]
         table.rows.append(list(cells))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from distill.recipe import GrpoStage, Recipe, SampleStage, SftStage
 from distill.report.gather import RunReport
@@ -17,6 +17,11 @@ MINUS, TIMES, RANGE, DASH = "\u2212", "\u00d7", " to ", "\u2013"
 def fraction(value: float | None) -> str:
     """`0.798`; a dash for nothing."""
     return DASH if value is None else f"{value:.3f}".replace("-", MINUS)
+
+
+def rating(value: float | None) -> str:
+    """`1,205`; a dash for an end that is open."""
+    return DASH if value is None else f"{value:,.0f}".replace("-", MINUS)
 
 
 def signed(value: float) -> str:
@@ -51,6 +56,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
+def told(run: RunReport) -> list[str]:
+    """What programs read: the comparison's own findings where it has some, else the page's first sentences."""
+    return run.findings or [headline(run), *key_findings(run)]
+
+
 def key_findings(run: RunReport) -> list[str]:
     """What stands under the headline: the other comparisons, the students' gaps closed, what it cost."""
     sentences = [*findings(run)[1:], *gap_sentences(run, "student"), cost_sentence(run)]
@@ -67,18 +77,49 @@ def headline(run: RunReport) -> str:
     return "This run has no results yet."
 
 
+def title_line(run: RunReport) -> str:
+    """The headline without its figures, for where `at_a_glance` stands below it."""
+    pair = first_pair(run)
+    rows = [row for row in run.comparisons if (row["a"], row["b"]) == pair]
+    if pair is None or len(rows) > 3:
+        return headline(run)
+    a, b = pair
+    named: dict[str, list[str]] = {"more": [], "fewer": [], "": []}
+    for row in rows:
+        apart = ("more" if row["difference"] > 0 else "fewer") if row["distinguishable"] else ""
+        named[apart].append(row["suite"])
+    clauses = []
+    for how in ("more", "fewer"):
+        if named[how]:
+            start = "but" if clauses else f"{a} solves"
+            clauses.append(f"{start} {how} problems than {b} on {_and(named[how])}")
+    if named[""]:
+        who = "the two" if clauses else f"{a} and {b}"
+        clauses.append(f"{who} cannot be told apart on {_and(named[''])}")
+    return f"{'; '.join(clauses)}."
+
+
 def findings(run: RunReport) -> list[str]:
     """A sentence for each pair of models that answers one of `QUESTIONS`, the most asked first."""
     pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in run.comparisons:
         pairs.setdefault((row["a"], row["b"]), []).append(row)
+    return [compared(*pair, pairs[pair]) for pair in _asked(run)]
+
+
+def first_pair(run: RunReport) -> tuple[str, str] | None:
+    """The two models that the headline compares."""
+    return next(iter(_asked(run)), None)
+
+
+def _asked(run: RunReport) -> list[tuple[str, str]]:
+    pairs = list(dict.fromkeys((row["a"], row["b"]) for row in run.comparisons))
     asked = [
         (QUESTIONS.index(roles), pair)
         for pair in pairs
         if (roles := (run.role(pair[0]), run.role(pair[1]))) in QUESTIONS
     ]
-    ordered = [pair for _, pair in sorted(asked, key=lambda item: item[0])]
-    return [compared(*pair, pairs[pair]) for pair in ordered or list(pairs)]
+    return [pair for _, pair in sorted(asked, key=lambda item: item[0])] or pairs
 
 
 def compared(a: str, b: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -176,6 +217,88 @@ def _gap(row: dict[str, Any]) -> str:
         else f"95% interval {low:.2f}{RANGE}{high:.2f}".replace("-", MINUS)
     )
     return f"{row['value']:.2f}".replace("-", MINUS) + f" on {row['suite']} ({bounds})"
+
+
+def published_scores(run: RunReport, suite: str) -> dict[tuple[str, str], float]:
+    """For each published model and version its pass@1 on a suite, as a fraction."""
+    return {
+        (row["published_model"], row.get("version") or ""): as_published(row)
+        for row in run.published
+        if row["suite"] == suite and row["metric"] == "pass@1" and row["value"] is not None
+    }
+
+
+def as_published(row: dict[str, Any]) -> float:
+    """A published value as a fraction where it was published in percent, else as it is."""
+    value = float(row["value"])
+    return value / 100 if row.get("unit") == "percent" else value
+
+
+def published_protocol(row: dict[str, Any]) -> str:
+    """How a published number was measured, as far as its source says."""
+    protocol = row.get("protocol") or {}
+    if isinstance(protocol, str):
+        return protocol
+    k = protocol.get("k")
+    parts = [f"k = {k}" if k is not None else "k not stated", protocol_words(protocol)]
+    if window := protocol.get("window"):
+        parts.append(f"problems of {RANGE.join(window)}")
+    return ", ".join(part for part in [*parts, protocol.get("note") or ""] if part)
+
+
+def statements(run: RunReport) -> list[str]:
+    """What the data could not have told, of the pairs that cannot be told apart; each with its suite and models."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for row in run.comparisons:
+        if row.get("statement") and not row["distinguishable"]:
+            pairs.setdefault((row["suite"], row["statement"]), []).append(f"{row['a']} and {row['b']}")
+    return [
+        f"On {suite}, {'; '.join(names)}: {words.rstrip('.')}." for (suite, words), names in pairs.items()
+    ]
+
+
+def p_value(value: float | None) -> str:
+    """`0.034`; below a thousandth only that it is."""
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+class Glance(NamedTuple):
+    """A figure that answers at a glance: ``what`` it is, its ``value``, what belongs to it, and whose colour it has."""
+
+    what: str
+    value: str
+    aside: str
+    role: str
+
+
+def at_a_glance(run: RunReport) -> list[Glance]:
+    """The first comparison's answer in figures, one for each suite, then what the two models cost.
+
+    Nothing where nothing was compared, or where more suites were than fit one line of figures. A difference that may be
+    nothing has nobody's colour.
+    """
+    pair = first_pair(run)
+    rows = [row for row in run.comparisons if (row["a"], row["b"]) == pair]
+    if pair is None or not 0 < len(rows) <= 3:
+        return []
+    shown = []
+    for row in rows:
+        apart = row["distinguishable"]
+        role = run.role(row["a"] if row["difference"] > 0 else row["b"]) if apart else ""
+        aside = f"95%: {interval(row['ci95'])}\n{'told apart' if apart else 'not told apart'}"
+        what = f"{row['suite']}: {row['a']} {MINUS} {row['b']}"
+        shown.append(Glance(what, signed(row["difference"]), aside, role))
+    for name in pair:
+        model = next((model for model in run.models if model.name == name), None)
+        own = _tokens(model.cost) if model and model.role != "base" else 0
+        if model and own:
+            with_teacher = _tokens(model.cost.get("with_teacher") or {})
+            whole = f"{count(with_teacher)} with its teacher" if with_teacher > own else ""
+            aside = "\n".join(part for part in ("generated and trained", whole) if part)
+            shown.append(Glance(f"{name}, tokens it took", count(own), aside, model.role))
+    return shown
 
 
 def caveats(run: RunReport) -> list[str]:
