@@ -32,10 +32,9 @@ def suites_of(given: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
             own[name] = {"record": place}
         elif is_copy and place.endswith(_RECORDS):
             own[name] = {"record": place}
-        else:
+        elif is_copy:
             find_suite(name, {})
-            if is_copy:
-                own[name] = {"path": place}
+            own[name] = {"path": place}
         if is_copy and not Path(place).expanduser().exists():
             raise UserError(
                 "--suite", one, "there is no such file", "NAME=FILE: JSONL, JSON, Parquet, or a YAML record"

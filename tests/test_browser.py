@@ -163,7 +163,10 @@ def test_a_long_thought_is_folded_before_its_answer_and_whole_when_opened(shown:
     assert shown.evaluate(f"{column}.querySelector('.thought').textContent") == ""
     shown.evaluate(f"{column}.querySelector('summary').focus()")
     shown.press("Enter")
-    shown.evaluate("new Promise((done) => setTimeout(done, 50))")
+    opened = f"{column}.querySelector('.thought').textContent !== ''"
+    shown.evaluate(  # the text is put in when the browser says that it is open, which may take it a while
+        f"new Promise((done) => {{ const look = () => {opened} ? done() : setTimeout(look, 20); look(); }})"
+    )
     assert shown.evaluate(f"{column}.querySelector('.thought').textContent") == THOUGHT
 
 

@@ -270,7 +270,7 @@ def test_an_exam_with_a_judge_from_recipe_to_report(
     summary = json.loads((out / "results" / "m" / "writing" / "summary.json").read_text())
     rate = summary["win_rate"]
     assert rate["n"] == 3 and rate["pairs"] + rate["no_answer"] == 6 and asked == 2 * rate["pairs"]
-    assert "m: writing: wins" in capsys.readouterr().out
+    assert " wins 1.000 of" in capsys.readouterr().out
     report = json.loads((out / "report" / "summary.json").read_text())
     assert report["models"]["m"]["suites"]["writing"]["win_rate"] == rate
 

@@ -79,7 +79,10 @@ def test_lm_eval_repeats_are_samples_and_a_score_of_them_all_labels_none(capsys)
     path = lm_eval_file([lm_eval_row(1, ["\\boxed{1}", "\\boxed{2}", "\\boxed{1}"])])
     assert score(path, "lm-eval") == 0
     summary, _ = result("org__model", "gsm8k")
-    assert (summary["k"], summary["problems"]) == (3, [{"id": "1", "correct": 2, "samples": 3}])
+    assert (summary["k"], summary["problems"]) == (
+        3,
+        [{"id": "1", "correct": 2, "samples": 3, "tokens": None}],
+    )
     assert score(path, "lm-eval", "--label", "exact_match", out="labelled") == 2
     assert "a log labels a problem once, not each of several samples" in capsys.readouterr().err
 

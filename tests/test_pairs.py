@@ -45,11 +45,13 @@ def test_one_problem_tells_nothing() -> None:
     )
 
 
-def test_the_terminal_shows_statements_and_ratings() -> None:
+def test_the_terminal_shows_differences_and_ratings() -> None:
     row = compared_pair("aime", exam("a", [1, 0] * 10), exam("b", [0, 1] * 10))
-    lines = comparisons_as_lines({"comparisons": [row]})
-    assert lines[0].startswith("aime: a - b = +0.000 [") and lines[0].endswith("p = 1.000")
-    assert row is not None and lines[1] == f"  {row['statement']}"
+    assert row is not None
+    found = {"comparisons": [row | {"not_stated": ["top_p"]}], "findings": ["A sentence."], "published": []}
+    first, _, line = comparisons_as_lines(found)
+    assert first == "A sentence." and line.startswith("aime: a - b = +0.000 [")
+    assert "p = 1.000, 20 problems x 1  (cannot be told apart)" in line and "does not state top_p" in line
     shown = {
         "model": "m", "suite": "cf", "pass@1": 0.5, "ci95": [0.4, 0.6], "n": 10, "k": 1, "format": 1.0,
         "mean_tokens": 3,
