@@ -44,7 +44,7 @@ def cards(run_path: Path, recipe: Recipe, made: Made) -> dict[str, str]:
 
 def has_adapter(stage: SftStage | GrpoStage) -> bool:
     """Whether the stage trains low-rank adapters."""
-    return isinstance(stage, SftStage) and stage.method != "full"
+    return stage.method != "full"
 
 
 def refresh(
@@ -339,7 +339,7 @@ def _licence(made: str, bases: list[str], teachers: list[str], data_sets: list[s
 
 
 def _plain(stage: SftStage | GrpoStage) -> dict[str, Any]:
-    if isinstance(stage, SftStage) and has_adapter(stage):
+    if has_adapter(stage):
         stage = stage.model_copy(update={"lora": stage.lora or Lora()})
     return stage.model_dump(mode="json", by_alias=True, exclude_none=True)
 

@@ -20,6 +20,7 @@ from distill.order import check_machine, check_order, upstream
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_parts import Engine
+from distill.recipe_rl import most_tokens
 from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
 
 
@@ -202,9 +203,9 @@ class Chain:
         return hardware.gpus
 
     def start(
-        self, stage: SftStage, *, whole: bool = False, empty: bool = False, sharded: bool = False
+        self, stage: SftStage | GrpoStage, *, whole: bool = False, empty: bool = False, sharded: bool = False
     ) -> Any:
-        """The model of a fine-tuning as it begins; ``whole``: to be saved, so neither quantised nor in bf16.
+        """The model of a training stage as it begins; ``whole``: to be saved, so neither quantised nor in bf16.
 
         What is only saved, or is about to be ``sharded``, stays on the host: no GPU has to hold all of it.
         """
@@ -261,18 +262,21 @@ class Chain:
         return read_made_traces(self.run.traces_folder(name))
 
     def _grpo(self, stage: GrpoStage) -> dict[str, Any]:
-        import torch
 
         from distill import models
         from teacher.grpo import train
 
-        loaded = self._load(stage.model, torch.float32)
+        loaded = self.start(stage)
         counts = train(
             stage, loaded, self.device, self.inputs.problems(stage.problems), self.inputs.instruction(stage.problems),
             folder=self.run.stage_folder(stage.name), fingerprint=self.prints[stage.name], seed=self.recipe.seed,
             saved=lambda: self.run.tick(stage.name),
         )  # fmt: skip
-        counts |= {"max_tokens": stage.max_tokens}
+        counts |= {"max_tokens": most_tokens(stage.max_tokens)}
+        if stage.method == "qlora":  # adapters are merged into weights that are not in four bits
+            weights = {name: one for name, one in loaded.model.named_parameters() if one.requires_grad}
+            loaded = self.start(stage, whole=True)
+            models.take_over(loaded, weights)
         models.save(loaded, self.run.model_folder(stage.makes), self._cards(stage, counts))
         return counts
 

@@ -21,6 +21,7 @@ from distill.recipe_parts import (
     SuiteSource,
     VllmEngine,
 )
+from distill.recipe_rl import most_tokens
 from distill.records import Problem, in_shard
 from distill.runs import CARD_FILES, fingerprint, hash_path
 
@@ -151,7 +152,7 @@ class Inputs:
         source = self.recipe.source_model(model)
         check_stops(f"models.{source}", self.preview(source).chat)
 
-    def _check_lora(self, stage: SftStage) -> None:
+    def _check_lora(self, stage: SftStage | GrpoStage) -> None:
         from distill.models import check_lora
 
         source = self.recipe.source_model(stage.model)
@@ -170,9 +171,17 @@ class Inputs:
                 longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [])
                 return stage.model_copy(update={"max_length": longest})
             case GrpoStage():
+                from teacher.rewards import load_own
+
                 texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
-                longest = self._fit(f"{at}.max_tokens", stage.max_tokens, [stage.model], texts)
-                return stage.model_copy(update={"max_tokens": longest})
+                self._check_lora(stage)
+                load_own(list(stage.rewards.own), f"{at}.rewards.own")
+                asked, chosen = (
+                    most_tokens(stage.max_tokens),
+                    None if isinstance(stage.max_tokens, int) else True,
+                )
+                longest = self._fit(f"{at}.max_tokens", asked, [stage.model], texts, chosen)
+                return stage.model_copy(update={} if chosen else {"max_tokens": longest})
             case SampleStage():
                 texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
                 asked = stage.sampling.max_tokens

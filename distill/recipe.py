@@ -9,28 +9,23 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distill.errors import UserError
 from distill.recipe_parts import (
     DEFAULT_LENGTH,
-    Advantage,
     Amount,
-    Clip,
     Collect,
     Engine,
     Filters,
     FixedCollect,
     Hardware,
-    Kl,
     LocalEngine,
     Lora,
     Memory,
     ModelSource,
     Optimiser,
     ProblemSource,
-    Reference,
-    Rewards,
     Role,
     Sampling,
     Schedule,
@@ -38,6 +33,20 @@ from distill.recipe_parts import (
     SuiteSource,
     Thought,
     TraceSource,
+)
+from distill.recipe_rl import (
+    Advantage,
+    Aggregate,
+    Clip,
+    Correction,
+    Kl,
+    Overlong,
+    Preset,
+    Ratio,
+    Reference,
+    Rewards,
+    TokenLimit,
+    with_preset,
 )
 from distill.recipe_types import (
     Count,
@@ -81,15 +90,22 @@ class GrpoStage(Section):
     """Group relative policy optimisation (Shao et al. 2024; DeepSeek-R1).
 
     ``steps`` counts updates. A rollout draws ``problems_per_step * steps_per_rollout`` problems with
-    ``samples_per_problem`` completions each and is then used for ``steps_per_rollout`` updates.
+    ``samples_per_problem`` completions each and is then used for ``steps_per_rollout`` updates. With ``refill``, groups
+    whose rewards are all equal are discarded and other problems drawn for them, at most so many times a rollout.
+    ``preset`` sets the words of a paper; what the stage says itself goes before it. ``max_tokens`` may be
+    ``[[0, 32768], [8200, 65536]]``: from which update on how many.
     """
 
     name: Name
     kind: Literal["grpo"]
+    preset: Preset | None = None
     model: str
     problems: str
     makes: Name
     role: Role = "teacher"
+    method: Literal["full", "lora", "qlora"] = "full"
+    lora: Lora | None = None
+    memory: Memory = Memory()
     steps: Count
     learning_rate: Positive = 3e-6
     schedule: Schedule = Schedule(kind="constant")
@@ -97,17 +113,26 @@ class GrpoStage(Section):
     problems_per_step: Count = 32
     samples_per_problem: Annotated[Whole, Field(ge=2)] = 16
     steps_per_rollout: Count = 1
+    refill: Annotated[Whole, Field(ge=0)] = 0
     temperature: Positive = 1.0
-    max_tokens: Count = DEFAULT_LENGTH
+    max_tokens: TokenLimit = DEFAULT_LENGTH
     rewards: Rewards = Rewards()
+    overlong: Overlong = Overlong()
     advantage: Advantage = Advantage()
-    aggregate: Literal["sequence_mean", "token_mean"] = "sequence_mean"
+    aggregate: Aggregate = "sequence_mean"
+    ratio: Ratio = "token"
     clip: Clip = Clip()
     kl: Kl = Kl()
     reference: Reference = Reference()
+    correction: Correction = Correction()
     engine: LocalEngine = LocalEngine()
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 50
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_its_preset(cls, section: object) -> object:
+        return with_preset(section)
 
 
 class SampleStage(Section):

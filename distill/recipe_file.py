@@ -1,12 +1,11 @@
 """From a YAML file to a checked recipe, or to one clear error: key, value, reason, remedy.
 
 Unknown keys are refused with the nearest valid name. What one field says of another is checked in one place,
-`_check_across`. No data is read and no model loaded here.
+`recipe_checks`. No data is read and no model loaded here.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,12 @@ import yaml
 from pydantic import ValidationError
 
 from distill.errors import UserError
-from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe import Recipe
+from distill.recipe_checks import check_across, check_filters
 from distill.recipe_errors import explain, unknown_name
-from distill.recipe_filters import LANGUAGE_CODES, Filters
+from distill.recipe_filters import Filters
 from distill.recipe_parts import (
-    AdaptiveCollect,
-    FixedCollect,
-    ModelSource,
-    ProblemSource,
     SuiteSource,
-    TraceSource,
-    most_samples,
 )
 from distill.recipe_types import Count, Section
 
@@ -89,7 +83,7 @@ def parse_recipe(raw: dict[str, Any]) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise explain(error, raw) from None
-    _check_across(recipe)
+    check_across(recipe)
     return recipe
 
 
@@ -134,28 +128,6 @@ def parse_filter_settings(raw: dict[str, Any]) -> FilterSettings:
         raise explain(error, raw, FilterSettings) from None
     check_filters("filters", settings.filters)
     return settings
-
-
-def check_filters(at: str, filters: Filters, samples: int | None = None) -> None:
-    """What one field of the filters says of another, of the languages known, and of the samples drawn.
-
-    Raises:
-        UserError: a window that nothing can pass, a language or number of samples that there is not.
-    """
-    if filters.language is not None and filters.language.target not in LANGUAGE_CODES:
-        raise unknown_name(
-            f"{at}.language.target",
-            filters.language.target,
-            "language",
-            filters.language.target,
-            LANGUAGE_CODES,
-        )
-    for name, window in (("tokens", filters.tokens), ("difficulty", filters.difficulty)):
-        if window and window.min is not None and window.max is not None and window.min > window.max:
-            raise UserError(f"{at}.{name}.min", window.min, f"is above max={window.max}", "swap them")
-    if filters.difficulty and samples is not None and filters.difficulty.first > samples:
-        reason = f"but a problem has only {samples} samples"
-        raise UserError(f"{at}.difficulty.first", filters.difficulty.first, reason, "lower it, or draw more")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -225,172 +197,3 @@ def _first_part(key: str, known: Iterable[Any]) -> tuple[str, str]:
     fitting = [name for name in known if isinstance(name, str) and f"{key}.".startswith(f"{name}.")]
     part = max(fitting, key=len, default=key.partition(".")[0])
     return part, key[len(part) + 1 :]
-
-
-# -------------------------------------------------------------------------------- what one field says of another
-
-
-def _check_across(recipe: Recipe) -> None:
-    """Names are defined before they are used and made once; fields that only make sense together are together."""
-    for name, model in recipe.models.items():
-        _check_model(f"models.{name}", model)
-    for name, problems in recipe.problems.items():
-        _check_data(f"problems.{name}", problems)
-        _check_agreement(f"problems.{name}", problems)
-    for name, traces in recipe.traces.items():
-        _check_data(f"traces.{name}", traces)
-    for name, suite in recipe.suites.items():
-        _check_data(f"suites.{name}", suite)
-    _check_names(recipe)
-    for stage in recipe.stages:
-        _check_stage(f"stages.{stage.name}", stage, recipe.hourly)
-
-
-def _check_model(at: str, model: ModelSource) -> None:
-    _exactly_one(at, model, "path", "build")
-    if model.think.open == model.think.close:
-        raise UserError(f"{at}.think.close", model.think.close, "equals think.open", "give each its own tag")
-    if not (build := model.build):
-        return
-    if model.tokenizer is None:
-        raise UserError(
-            f"{at}.tokenizer", None, "a built model brings none", "write `tokenizer: world` or a path"
-        )
-    for key in ("max_length", "rope_theta"):
-        if (value := getattr(model, key)) is not None:
-            raise UserError(
-                f"{at}.{key}", value, "changes a loaded model, this one is built", "use `build.max_length`"
-            )
-    if build.hidden % (2 * build.heads):
-        reason = f"does not divide hidden={build.hidden} into heads of even width"
-        raise UserError(f"{at}.build.heads", build.heads, reason, "choose a divisor of hidden / 2")
-    if build.kv_heads and build.heads % build.kv_heads:
-        raise UserError(
-            f"{at}.build.kv_heads", build.kv_heads, f"does not divide heads={build.heads}", "use a divisor"
-        )
-
-
-def _check_data(at: str, source: ProblemSource | TraceSource | SuiteSource) -> None:
-    if not isinstance(source, SuiteSource) or (source.path and source.world):
-        _exactly_one(at, source, "path", "world")  # a suite may have neither: a known one with another limit
-    for key in ("fields", "each", "where", "rewrite"):
-        if source.world and getattr(source, key, None):
-            raise UserError(f"{at}.{key}", None, "has no effect with `world`", "drop it, or give a `path`")
-    instruction = None if isinstance(source, TraceSource) else source.instruction
-    if instruction is not None and "{problem}" not in instruction:
-        remedy = "write {problem} where the problem goes"
-        raise UserError(f"{at}.instruction", instruction, "leaves the problem out", remedy)
-
-
-def _check_agreement(at: str, source: ProblemSource) -> None:
-    if source.agreement is not None and (source.kind != "math" or source.world):
-        reason = "has no effect but on problems of kind math from a file or hub data set"
-        raise UserError(f"{at}.agreement", source.agreement, reason, "drop it")
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Stages in order: what each reads exists by then, and what it makes does not."""
-    models, traces = set(recipe.models), set(recipe.traces)
-    evals: set[str] = set()
-    seen: set[str] = set()
-    measured: dict[tuple[str, str], str] = {}
-    reports: list[str] = []
-    for name in sorted(models & traces):
-        raise UserError(f"traces.{name}", name, "a model has this name too", "give each its own name")
-    for stage in recipe.stages:
-        at = f"stages.{stage.name}"
-        if stage.name in seen:
-            raise UserError(f"{at}.name", stage.name, "two stages have this name", "rename one")
-        seen.add(stage.name)
-        match stage:
-            case SftStage() | GrpoStage() | SampleStage():
-                _known(f"{at}.model", [stage.model], "model (given, or made by an earlier stage)", models)
-                if stage.makes in models | traces:
-                    raise UserError(f"{at}.makes", stage.makes, "this name is taken", "choose another")
-            case EvalStage():
-                _known(f"{at}.models", stage.models, "model (given, or made by an earlier stage)", models)
-                evals.add(stage.name)
-                for pair in itertools.product(stage.models, stage.suites):
-                    if (
-                        measured.get(pair, stage.name) != stage.name
-                    ):  # a run has one result for a model on a suite
-                        reason = f"{pair[0]} on {pair[1]} is measured by stage `{measured[pair]}` already"
-                        raise UserError(f"{at}.models", pair[0], reason, "measure it once, or in another run")
-                    measured[pair] = stage.name
-            case CompareStage():
-                _known(f"{at}.results", [stage.results], "earlier eval stage", evals)
-                reports.append(stage.name)
-                if len(reports) > 1:
-                    reason = f"stage `{reports[0]}` makes the run's one report"
-                    raise UserError(
-                        f"{at}.kind", "compare", reason, "compare once, or with `distill compare`"
-                    )
-        if isinstance(stage, SftStage):
-            _known(f"{at}.traces", stage.traces, "trace set (given, or made by an earlier stage)", traces)
-        if isinstance(stage, GrpoStage | SampleStage):
-            _known(f"{at}.problems", [stage.problems], "problem set", recipe.problems)
-        if isinstance(stage, GrpoStage) and recipe.problems[stage.problems].agreement is not None:
-            reason = "has problems without references, which reward nothing"
-            raise UserError(f"{at}.problems", stage.problems, reason, "train on others, or drop `agreement`")
-        if isinstance(stage, SftStage | GrpoStage):
-            models.add(stage.makes)
-        if isinstance(stage, SampleStage):
-            traces.add(stage.makes)
-
-
-def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
-    match stage:
-        case SftStage():
-            if stage.lora and stage.method == "full":
-                reason = "has no effect with method: full"
-                raise UserError(f"{at}.lora", None, reason, "write `method: lora` or drop it")
-            if stage.memory.weights == "bfloat16" and stage.method != "full":
-                reason = f"has no effect with method: {stage.method}, which trains its adapters in float32"
-                raise UserError(f"{at}.memory.weights", "bfloat16", reason, "drop it")
-            if stage.max_length > (budget := stage.micro_batch_tokens):
-                reason = f"a trace of max_length={stage.max_length} does not fit"
-                raise UserError(f"{at}.micro_batch_tokens", budget, reason, "raise it, or lower max_length")
-        case GrpoStage():
-            if not (stage.rewards.accuracy or stage.rewards.format):
-                reason = "every weight is 0, nothing can be learnt"
-                raise UserError(f"{at}.rewards", None, reason, "weigh one above 0")
-            if stage.steps % stage.steps_per_rollout:
-                reason = f"is not whole rollouts of steps_per_rollout={stage.steps_per_rollout}"
-                raise UserError(f"{at}.steps", stage.steps, reason, "use a multiple")
-        case SampleStage():
-            _check_collect(f"{at}.collect", stage.collect, hourly)
-            fixed = stage.collect.strategy == "fixed"
-            check_filters(f"{at}.filters", stage.filters, most_samples(stage.collect, at_first=True))
-            if stage.sampling.temperature == 0 and (samples := most_samples(stage.collect)) > 1:
-                reason = f"draws the same completion {samples} times"
-                remedy = f"raise it, or use collect.{'samples' if fixed else 'most'}=1"
-                raise UserError(f"{at}.sampling.temperature", 0.0, reason, remedy)
-        case EvalStage():
-            for key, names in (("models", stage.models), ("suites", stage.suites)):
-                if twice := [name for name in names if names.count(name) > 1]:
-                    raise UserError(f"{at}.{key}", twice[0], "is listed twice", "list it once")
-
-
-def _check_collect(at: str, collect: FixedCollect | AdaptiveCollect, hourly: float | None) -> None:
-    if isinstance(collect, FixedCollect):
-        return
-    for name in ("first", "keep_per_problem"):
-        if (value := getattr(collect, name)) > collect.most:
-            raise UserError(f"{at}.{name}", value, f"is above most={collect.most}", "lower it, or raise most")
-    if collect.budget_cost is not None and not (collect.price or hourly):
-        reason = "nobody says what anything costs"
-        remedy = "give collect.price (of a million generated tokens) or hardware.hourly (of a GPU)"
-        raise UserError(f"{at}.budget_cost", collect.budget_cost, reason, remedy)
-
-
-def _known(key: str, names: Iterable[str], what: str, known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise unknown_name(key, name, what, name, sorted(known))
-
-
-def _exactly_one(key: str, section: Section, first: str, second: str) -> None:
-    given = [name for name in (first, second) if getattr(section, name) is not None]
-    if len(given) != 1:
-        reason = f"has both `{first}` and `{second}`" if given else f"has neither `{first}` nor `{second}`"
-        raise UserError(key, None, reason, "write exactly one of them")

@@ -295,38 +295,6 @@ class Memory(Section):
     moments: Literal["float32", "8bit"] = "float32"
 
 
-class Rewards(Section):
-    """Weights of the rewards, each 0 or 1 a completion: right answer, well-formed thought. R1-Zero: both 1."""
-
-    accuracy: NonNegative = 1.0
-    format: NonNegative = 1.0
-
-
-class Advantage(Section):
-    """Reward minus group mean, divided by the group's standard deviation or (``none``, Dr. GRPO) by nothing."""
-
-    scale: Literal["group_std", "none"] = "group_std"
-
-
-class Clip(Section):
-    """The ratio is clipped to [1 - low, 1 + high]; ``low`` from 1 on clips nothing (R1's first RL stage has 10)."""
-
-    low: Positive = 0.2
-    high: Positive = 0.2
-
-
-class Kl(Section):
-    """Weight of the k3 estimate of the divergence from the reference model, a term of the loss."""
-
-    coefficient: NonNegative = 0.001
-
-
-class Reference(Section):
-    """The KL's reference model; every ``refresh_every`` updates the policy replaces it (None: never)."""
-
-    refresh_every: Count | None = None
-
-
 class FixedCollect(Section):
     """``samples`` completions of each problem, at most ``keep_per_problem`` kept (None: all that pass).
 

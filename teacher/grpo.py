@@ -8,28 +8,39 @@ Legend: P problems, G samples per problem, B = P*G completions of one update, N 
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.device import Device
-from distill.errors import RunFailed
 from distill.generate.local import LocalEngine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
 from distill.records import Problem
 from distill.runs import MetricsLog, Progress
+from distill.training.activations import keeping, recompute
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.logprobs import token_logprobs
 from distill.training.packing import PackedRow, pack, pack_row
 from distill.training.update import Updater
-from teacher.advantages import zero_variance_groups
-from teacher.losses import grpo_loss, token_weights
-from teacher.rollout import Rollout, draw_problems, roll_out
+from teacher.advantages import group_advantages, zero_variance
+from teacher.losses import PolicyTerms, Tokens, divergence, grpo_loss, token_weights
+from teacher.reference import Reference
+from teacher.rewards import graded_mean, load_own
+from teacher.rollout import Deck, Rollout, Sampler
+
+#: What a stage counts over all its updates; ``masked`` completions were cut by the limit and left out of the loss.
+COUNTED = (
+    "generated_tokens",
+    "trained_tokens",
+    "zero_variance_groups",
+    "ungraded",
+    "discarded_groups",
+    "masked",
+)
 
 
 def train(
@@ -51,41 +62,39 @@ def train(
         saved: called after each checkpoint. Checkpoints fall on the ends of rollouts only.
 
     Raises:
-        RunFailed: a gradient is not finite.
+        UserError: a reward of the user's own cannot be imported.
+        RunFailed: a gradient is not finite, or a reward failed.
     """
     learner = Learner(stage, loaded, device)
     engine = LocalEngine(loaded, device, stage.engine.max_rows)
+    own = load_own(list(stage.rewards.own), f"stages.{stage.name}.rewards.own")
+    sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed)
+    deck = Deck(problems, seed)
     log = MetricsLog(folder / "metrics.jsonl")
-    counts = {"generated_tokens": 0, "trained_tokens": 0, "zero_variance_groups": 0, "ungraded": 0}
+    counts = dict.fromkeys(COUNTED, 0)
     if found := load_checkpoint(folder / "checkpoints", fingerprint):
         learner.restore(found[1]["learner"])
-        counts = found[1]["counts"]
+        counts, deck.position = found[1]["counts"], found[1]["position"]
     log.rewind(learner.updates)
-    per_rollout = stage.problems_per_step * stage.steps_per_rollout
-    number = learner.updates // stage.steps_per_rollout
     with Progress(f"{stage.name}: GRPO on {stage.model}", stage.steps, "step") as progress:
         progress.skip(learner.updates)
-        for drawn in draw_problems(problems, per_rollout, seed, number):
-            if learner.updates >= stage.steps:
-                break
+        while learner.updates < stage.steps:
             engine.policy_version = learner.updates
-            rollout = roll_out(stage, engine, loaded.chat, drawn, instruction, seed, number)
+            rollout = sampler.roll_out(deck, learner.updates // stage.steps_per_rollout)
             counts["generated_tokens"] += rollout.generated_tokens
             counts["ungraded"] += rollout.scores.ungraded
-            if rollout.scores.ungraded == len(rollout.examples):
-                reason = "none of a rollout's completions could be graded, so there is nothing to learn from"
-                raise RunFailed(f"{reason}: the first says {rollout.first_fault}")
+            counts["discarded_groups"] += rollout.discarded
             for measures in learner.learn(rollout):
                 counts["trained_tokens"] += measures.pop("tokens")
                 counts["zero_variance_groups"] += measures["zero_variance_groups"]
+                counts["masked"] += measures["masked"]
                 tokens = {name: counts[name] for name in ("generated_tokens", "trained_tokens")}
                 told = rollout.measures()
                 log.append({"step": learner.updates, **told, **measures, **tokens})
                 progress.advance(1, reward=told["reward"], right=told["reward_accuracy"])
-            number += 1
             last = learner.updates - stage.steps_per_rollout
             if last // stage.checkpoint_every != learner.updates // stage.checkpoint_every:
-                state = {"learner": learner.state(), "counts": counts}
+                state = {"learner": learner.state(), "counts": counts, "position": deck.position}
                 save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state)
                 saved()
     return {"steps": stage.steps, **counts}
@@ -96,11 +105,17 @@ class Learner:
 
     def __init__(self, stage: GrpoStage, loaded: LoadedModel, device: Device) -> None:
         self.stage, self.device = stage, device
-        self.reference = (
-            copy.deepcopy(loaded.model).eval().requires_grad_(False) if stage.kl.coefficient else None
-        )
+        self.reference = Reference(loaded.model, stage.method != "full") if stage.kl.coefficient else None
+        if stage.memory.activations != "keep":
+            recompute(loaded.model)
         self.updater = Updater(
-            loaded.model, device, stage.learning_rate, stage.schedule, stage.optimiser, stage.steps
+            loaded.model,
+            device,
+            stage.learning_rate,
+            stage.schedule,
+            stage.optimiser,
+            stage.steps,
+            stage.memory,
         )
         self.updater.model.train()
 
@@ -109,69 +124,89 @@ class Learner:
         """Updates done so far."""
         return self.updater.done
 
-    def learn(self, rollout: Rollout) -> Any:
+    def learn(self, rollout: Rollout) -> Iterator[dict[str, Any]]:
         """One update for each mini-batch of the rollout; yields each one's measurements."""
-        stage = self.stage
-        old = self._logprobs_before(rollout) if stage.steps_per_rollout > 1 else None
-        share = stage.problems_per_step * stage.samples_per_problem
-        for start in range(0, len(rollout.examples), share):
-            yield self._update(rollout, list(range(start, start + share)), old)
+        stage, penalised = self.stage, self._kl_in("reward")
+        old = self._before(rollout, self._logprobs) if stage.steps_per_rollout > 1 or penalised else None
+        rewards_PG = rollout.scores.rewards_PG
+        if penalised and old is not None:
+            rewards_PG = rewards_PG - stage.kl.coefficient * self._divergence(rollout, old)
+            rewards_PG = graded_mean(rewards_PG, rollout.scores.graded_PG)
+        advantages_PG = group_advantages(
+            rewards_PG, stage.advantage.scale, rollout.scores.graded_PG, stage.advantage.baseline
+        )
+        equal_P = zero_variance(rewards_PG)
+        for first in range(0, len(rewards_PG), stage.problems_per_step):
+            groups = slice(first, first + stage.problems_per_step)
+            start = first * stage.samples_per_problem
+            batch = list(range(start, start + stage.problems_per_step * stage.samples_per_problem))
+            told = self._update(rollout, batch, advantages_PG.flatten(), old)
+            yield told | {"zero_variance_groups": int(equal_P[groups].sum())}
             every = stage.reference.refresh_every
             if self.reference is not None and every and self.updates % every == 0:
-                self.reference.load_state_dict(self.updater.bare.state_dict())
+                self.reference.move(stage.reference.mix)
 
     def _update(
-        self, rollout: Rollout, batch: list[int], old: dict[int, torch.Tensor] | None
+        self,
+        rollout: Rollout,
+        batch: list[int],
+        advantages_B: torch.Tensor,
+        old: dict[int, torch.Tensor] | None,
     ) -> dict[str, Any]:
         """One update on the completions with these numbers, cut into rows of ``micro_batch_tokens``.
 
         Without a KL term a completion of advantage zero has no gradient at all: it is left out of the computation, not
-        of the denominators.
+        of the denominators. A masked one is left out of both but for the count of completions.
         """
         stage, began = self.stage, time.monotonic()
-        advantages = rollout.advantages_PG.flatten()
-        lengths = torch.tensor([len(rollout.sampled[number].token_ids) for number in batch])
-        weights = dict(zip(batch, token_weights(lengths, stage.aggregate).tolist(), strict=True))
-        active = [number for number in batch if self.reference is not None or advantages[number] != 0]
-        sums = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "ratio": 0.0, "sampler_ratio": 0.0, "tokens": 0}
+        masked = {number for number in batch if stage.overlong.mask and rollout.truncated_B[number]}
+        lengths = [0 if number in masked else len(rollout.sampled[number].token_ids) for number in batch]
+        weights_B = token_weights(torch.tensor(lengths), stage.aggregate, rollout.limit)
+        weights = dict(zip(batch, weights_B.tolist(), strict=True))
+        needed = [number for number in batch if self._kl_in("loss") or advantages_B[number] != 0]
+        active = [number for number in needed if number not in masked]
+        sums = dict.fromkeys(("tokens", *PolicyTerms._fields), 0.0)
         for row in self._rows(rollout, active):
-            logprobs_N = token_logprobs(self.updater.model, row, stage.temperature)
-            reference_N = self._reference_logprobs(row)
-            terms = grpo_loss(
+            with keeping(stage.memory.activations):
+                logprobs_N = self._logprobs(row)
+            sampled = {number: torch.tensor(rollout.sampled[number].logprobs) for number in active}
+            tokens = Tokens(
                 logprobs_N,
                 logprobs_N.detach() if old is None else _gather(old, row),
-                reference_N,
-                _of_examples(row, advantages.tolist()),
+                _gather(sampled, row),
+                self._reference_logprobs(row) if self._kl_in("loss") else None,
+                _of_examples(row, advantages_B.tolist()),
                 _of_examples(row, weights),
-                clip_low=stage.clip.low,
-                clip_high=stage.clip.high,
-                kl_coefficient=stage.kl.coefficient,
+                row.example_N.unique_consecutive(return_inverse=True)[1],
+            )
+            terms = grpo_loss(
+                tokens, ratio=stage.ratio, clip=stage.clip, kl=stage.kl, correction=stage.correction
             )
             self.updater.backward(terms.loss)
-            sampled_N = _gather({n: torch.tensor(rollout.sampled[n].logprobs) for n in active}, row)
-            sums["loss"] += terms.loss.item()
-            sums["kl"] += terms.kl_sum.item()
-            sums["clipped"] += terms.clipped_sum.item()
-            sums["ratio"] += terms.ratio_sum.item()
-            sums["sampler_ratio"] += (logprobs_N.detach() - sampled_N).exp().sum().item()
             sums["tokens"] += len(logprobs_N)
+            for name, value in terms._asdict().items():
+                sums[name] += value.item()
         told = self.updater.step() if active else self.updater.skip()
-        tokens = max(1, sums["tokens"])
-        groups_PG = rollout.scores.rewards_PG.flatten()[batch].view(-1, stage.samples_per_problem)
         updating = time.monotonic() - began
         sampling, verifying = (
             seconds / stage.steps_per_rollout for seconds in (rollout.seconds_sample, rollout.seconds_verify)
         )
+
+        def mean(name: str) -> float | None:
+            return sums[name] / sums["tokens"] if active else None
+
         return {
             "loss": sums["loss"],
-            "kl": sums["kl"] / tokens if self.reference is not None else None,
-            "clip_fraction": sums["clipped"] / tokens,
-            "ratio_mean": sums["ratio"] / tokens if active else None,
-            "ratio_first_mean": sums["sampler_ratio"] / tokens if active else None,
-            "zero_variance_groups": zero_variance_groups(groups_PG),
+            "kl": mean("kl_sum") if self._kl_in("loss") else None,
+            "clip_fraction": mean("clipped_sum") or 0.0,
+            "ratio_mean": mean("ratio_sum"),
+            "ratio_first_mean": mean("sampler_ratio_sum"),
+            "sampler_kl": mean("sampler_kl_sum"),
+            "corrected_fraction": mean("corrected_sum"),
+            "masked": len(masked),
             **told,
             "policy_version": rollout.sampled[0].policy_version,
-            "tokens": sums["tokens"],
+            "tokens": int(sums["tokens"]),
             "seconds_sample": sampling,
             "seconds_verify": verifying,
             "seconds_update": updating,
@@ -187,32 +222,47 @@ class Learner:
         ]
 
     @torch.no_grad()
-    def _logprobs_before(self, rollout: Rollout) -> dict[int, torch.Tensor]:
-        """Each completion's log-probabilities under the policy that sampled it, by the trainer's own arithmetic."""
-        old: dict[int, torch.Tensor] = {}
+    def _before(
+        self, rollout: Rollout, logprobs: Callable[[PackedRow], torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        """Each completion's log-probabilities under a model before the updates, by the trainer's own arithmetic."""
+        found: dict[int, torch.Tensor] = {}
         for row in self._rows(rollout, range(len(rollout.examples))):
-            logprobs_N = token_logprobs(self.updater.model, row, self.stage.temperature)
+            logprobs_N = logprobs(row)
             for number in row.example_N.unique().tolist():
-                old[number] = logprobs_N[row.example_N == number]
-        return old
+                found[number] = logprobs_N[row.example_N == number]
+        return found
 
-    @torch.no_grad()
-    def _reference_logprobs(self, row: PackedRow) -> torch.Tensor | None:
-        if self.reference is None:
-            return None
+    def _divergence(self, rollout: Rollout, old: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The estimated divergence of each completion from the reference, (P, G): the sum over its tokens."""
+        reference = self._before(rollout, self._reference_logprobs)
+        sums = [
+            float(divergence(old[number], reference[number], self.stage.kl.estimator).sum())
+            for number in range(len(rollout.examples))
+        ]
+        return torch.tensor(sums, dtype=torch.float64).view(-1, self.stage.samples_per_problem)
+
+    def _logprobs(self, row: PackedRow) -> torch.Tensor:
+        return token_logprobs(self.updater.model, row, self.stage.temperature)
+
+    def _reference_logprobs(self, row: PackedRow) -> torch.Tensor:
+        assert self.reference is not None, "a KL has a reference"
         with self.updater.autocast():
-            return token_logprobs(self.reference, row, self.stage.temperature)
+            return self.reference.logprobs(row, self.stage.temperature)
+
+    def _kl_in(self, term: str) -> bool:
+        return self.stage.kl.coefficient > 0 and self.stage.kl.term == term
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs; the reference's weights only where it has left its starting point."""
-        moved = self.reference is not None and self.stage.reference.refresh_every is not None
-        return {"updater": self.updater.state(), "reference": self.reference.state_dict() if moved else None}
+        moved = self.reference.state() if self.reference is not None else None
+        return {"updater": self.updater.state(), "reference": moved}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Back to `state`."""
         self.updater.restore(state["updater"])
-        if state["reference"] is not None:
-            self.reference.load_state_dict(state["reference"])
+        if self.reference is not None:
+            self.reference.restore(state["reference"])
 
 
 def _of_examples(row: PackedRow, values: Any) -> torch.Tensor:

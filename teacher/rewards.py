@@ -1,55 +1,214 @@
-"""What a completion earns: 0 or 1 for a right answer, 0 or 1 for a well-formed thought, weighted and added.
+"""What a completion earns: rule-based rewards, each a plain function of a group's answers, weighted and added.
 
-DeepSeek-R1-Zero uses these two alone, with equal weight (Nature version, eq. 4). The accuracy reward is the verifier's
-verdict, the format reward the one rule of `distill.chat.is_well_formed`.
+    accuracy    1 where the verifier says CORRECT               DeepSeek-R1-Zero (Nature version, eq. 4)
+    format      1 where the thought is well formed              the same; the one rule of `distill.chat.is_well_formed`
+    language    share of the thought's words in the target      DeepSeek-R1, eq. 7; counted by `distill.language`
+    repetition  1 - share of runs of ten words that stood before   as the harvest's filter measures it
+    length      0.5 - (n - shortest) / (longest - shortest) of a right answer of n tokens, at most 0 of a wrong one
+                                                                Kimi k1.5 (2025), section 2.3.3
+    overlong    0 to -1 over the last `soft` tokens before the limit   DAPO (Yu et al. 2025), eq. 13
+
+Deviations: `language` is earned by closed thoughts alone (R1 scores thoughts), and a thought without words, the paper's
+0/0, earns none: else silence would be the surest way to it. `length` is 0 in a group of equal lengths.
+
+What these do not protect from: a policy that writes a thought in the target language which has nothing to do with its
+answer earns what an honest one does.
 
 Legend: P problems, G samples per problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from distill.chat import ThoughtTags, is_well_formed
-from distill.recipe_parts import Rewards
-from distill.records import Verdict
+from distill.chat import KNOWN_TAGS, ThoughtState, ThoughtTags, is_well_formed, split_thought
+from distill.errors import RunFailed, UserError
+from distill.language import language_shares, share_of
+from distill.recipe_rl import Rewards
+from distill.records import FinishReason, Problem, Verdict
 from distill.verify import Judgement
+from teacher.measures import repetition
+from teacher.shingles import words
 
 #: The grader's own fault: says nothing about the completion.
 UNGRADED = frozenset({Verdict.ERROR, Verdict.BAD_REFERENCE, Verdict.UNVERIFIED})
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One completion as rewards see it: ``text`` is prefill + completion, ``tokens`` counts the completion's."""
+
+    problem: Problem
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+    judgement: Judgement
+    tags: ThoughtTags
+
+    @property
+    def right(self) -> bool:
+        """Whether the verifier says CORRECT."""
+        return self.judgement.verdict is Verdict.CORRECT
+
+    @property
+    def thought(self) -> str:
+        """The text of its thought; empty where there is none, or one that never ends."""
+        parts = split_thought(self.text, (self.tags, *KNOWN_TAGS))
+        return (parts.thought or "") if parts.state is ThoughtState.CLOSED else ""
+
+
+#: A reward of a user's own: one group's answers in, one finite number for each out.
+Own = Callable[[list[Answered]], Sequence[float]]
+
+
 class Scores(NamedTuple):
-    """``rewards_PG`` is the weighted sum; an ungraded sample holds its group's mean, so that its advantage is zero."""
+    """``rewards_PG`` is the weighted sum; an ungraded sample holds its group's mean, so that its advantage is zero.
+
+    ``parts_PG`` are the rewards that have a weight, unweighted, by name; accuracy and format always.
+    """
 
     rewards_PG: torch.Tensor
-    accuracy_PG: torch.Tensor
-    format_PG: torch.Tensor
+    parts_PG: dict[str, torch.Tensor]
     graded_PG: torch.Tensor
-    ungraded: int
+
+    @property
+    def ungraded(self) -> int:
+        """How many samples the grader had no verdict on."""
+        return int((~self.graded_PG).sum())
 
 
 def score(
-    texts: Sequence[str], judgements: Sequence[Judgement], samples: int, tags: ThoughtTags, weights: Rewards
+    answers_PG: Sequence[list[Answered]],
+    weights: Rewards,
+    own: dict[str, Own] | None = None,
+    soft: tuple[int, int] | None = None,
 ) -> Scores:
-    """Rewards of P x G completions given group by group, in float64.
+    """Rewards of P groups of G answers each, in float64.
 
     Args:
-        texts: prefill + completion of each.
-        samples: G.
+        own: the functions that ``weights.own`` names, of `load_own`.
+        soft: the limit of tokens, and how many before it are punished; None: none is.
+
+    Raises:
+        RunFailed: a function of the user's own failed or gave no finite number for each answer.
     """
-    correct_PG = _groups([judgement.verdict is Verdict.CORRECT for judgement in judgements], samples)
-    formed_PG = _groups([is_well_formed(text, tags) for text in texts], samples)
-    graded_PG = _groups([judgement.verdict not in UNGRADED for judgement in judgements], samples)
-    rewards_PG = weights.accuracy * correct_PG + weights.format * formed_PG
-    graded_sum_P1 = (rewards_PG * graded_PG).sum(1, keepdim=True)
-    mean_P1 = graded_sum_P1 / graded_PG.sum(1, keepdim=True).clamp(min=1)
-    rewards_PG = torch.where(graded_PG.bool(), rewards_PG, mean_P1)
-    return Scores(rewards_PG, correct_PG, formed_PG, graded_PG.bool(), int((graded_PG == 0).sum()))
+    told = weighed(weights)
+    parts_PG = {
+        name: _grouped([_values(name, answers_G, weights, own or {}) for answers_G in answers_PG])
+        for name in dict.fromkeys(("accuracy", "format", *told))
+    }
+    graded_PG = _grouped([[a.judgement.verdict not in UNGRADED for a in answers] for answers in answers_PG])
+    rewards_PG = torch.zeros_like(graded_PG)
+    for name, weight in told.items():
+        rewards_PG = rewards_PG + weight * parts_PG[name]
+    if soft:
+        late_PG = [[soft_overlong(answer.tokens, *soft) for answer in answers_G] for answers_G in answers_PG]
+        parts_PG["overlong"] = _grouped(late_PG)
+        rewards_PG = rewards_PG + parts_PG["overlong"]
+    return Scores(graded_mean(rewards_PG, graded_PG.bool()), parts_PG, graded_PG.bool())
 
 
-def _groups(values: Sequence[bool], samples: int) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64).view(-1, samples)
+def weighed(rewards: Rewards) -> dict[str, float]:
+    """The weight of each reward that has one, by its name in the metrics."""
+    built_in = {
+        "accuracy": rewards.accuracy,
+        "format": rewards.format,
+        "language": rewards.language,
+        "repetition": rewards.repetition,
+        "length": rewards.length,
+    }
+    return {name: weight for name, weight in (built_in | rewards.own).items() if weight}
+
+
+def graded_mean(rewards_PG: torch.Tensor, graded_PG: torch.Tensor) -> torch.Tensor:
+    """The rewards, those of ungraded samples replaced by the mean of their group's graded ones."""
+    sum_P1 = (rewards_PG * graded_PG).sum(1, keepdim=True)
+    mean_P1 = sum_P1 / graded_PG.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(graded_PG, rewards_PG, mean_P1)
+
+
+def share_of_thought(thought: str, target: str) -> float:
+    """The share of a thought's words in one language; 0 for a thought without words."""
+    shares = language_shares(thought)
+    return share_of(shares, target) if shares else 0.0
+
+
+def soft_overlong(tokens: int, limit: int, soft: int) -> float:
+    """0 up to ``limit - soft`` tokens, then down in a straight line to -1 at the limit (DAPO, eq. 13)."""
+    return -min(1.0, max(0.0, (tokens - (limit - soft)) / soft))
+
+
+def shorter_is_better(answers_G: list[Answered]) -> list[float]:
+    """Kimi k1.5's length reward within one group: 0.5 to -0.5 of right answers, at most 0 of wrong ones."""
+    shortest, longest = (pick(answer.tokens for answer in answers_G) for pick in (min, max))
+    if shortest == longest:
+        return [0.0] * len(answers_G)
+    along = [0.5 - (answer.tokens - shortest) / (longest - shortest) for answer in answers_G]
+    return [
+        value if answer.right else min(0.0, value) for answer, value in zip(answers_G, along, strict=True)
+    ]
+
+
+def load_own(names: Sequence[str], key: str) -> dict[str, Own]:
+    """The functions at these import paths; the current folder is looked in too.
+
+    Args:
+        key: of the recipe, for errors.
+
+    Raises:
+        UserError: there is no such module or function.
+    """
+    found: dict[str, Own] = {}
+    for name in names:
+        module, _, function = name.partition(":")
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
+        try:
+            loaded = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            remedy = "name MODULE:FUNCTION that Python finds from this folder"
+            raise UserError(key, name, f"cannot be imported: {error}", remedy) from error
+        if not callable(loaded):
+            raise UserError(key, name, "is no function", "name a function of a list of answers")
+        found[name] = loaded
+    return found
+
+
+def _values(name: str, answers_G: list[Answered], weights: Rewards, own: dict[str, Own]) -> list[float]:
+    match name:
+        case "accuracy":
+            return [float(answer.right) for answer in answers_G]
+        case "format":
+            return [float(is_well_formed(answer.text, answer.tags)) for answer in answers_G]
+        case "language":
+            return [share_of_thought(answer.thought, weights.target) for answer in answers_G]
+        case "repetition":
+            return [1.0 - repetition(words(answer.text)) for answer in answers_G]
+        case "length":
+            return shorter_is_better(answers_G)
+        case _:
+            return _checked(name, answers_G, own[name])
+
+
+def _checked(name: str, answers_G: list[Answered], function: Own) -> list[float]:
+    """What a user's own function gives, or why it cannot be used."""
+    then = "Mend the function; the run goes on from its last checkpoint."
+    try:
+        values = [float(value) for value in function(answers_G)]
+    except Exception as error:
+        raise RunFailed(f"the reward {name} failed: {type(error).__name__}: {error}", then) from error
+    if len(values) != len(answers_G) or not all(map(math.isfinite, values)):
+        raise RunFailed(f"the reward {name} gave {values} for {len(answers_G)} answers", then)
+    return values
+
+
+def _grouped(values: Sequence[Sequence[float]]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)

@@ -7,125 +7,243 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
 
 import torch
 
-from distill.chat import KNOWN_TAGS, ChatFormat, Example
-from distill.generate.engine import Engine, build_requests, in_order
+from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtTags, split_thought
+from distill.errors import RunFailed
+from distill.generate.engine import Engine, Requests, build_requests, in_order
 from distill.recipe import GrpoStage
 from distill.recipe_parts import Sampling
+from distill.recipe_rl import tokens_at
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.verify import Response, check_many
-from teacher.advantages import group_advantages
-from teacher.rewards import UNGRADED, Scores, score
+from teacher.advantages import zero_variance
+from teacher.rewards import UNGRADED, Answered, Own, Scores, score
+from teacher.watching import loop_share, reflective_rate, solve_rates, target_share
 
 
-class Rollout(NamedTuple):
-    """Completions of one rollout with everything the update needs.
+class Deck:
+    """The training problems in shuffled epochs, one after the other, without end.
 
-    ``examples`` are prompt + completion as token ids, ``sampled`` the completions themselves (the sampler's
-    log-probabilities with them).
+    ``position`` counts the problems drawn so far. The order follows from the seed alone, so that a resumed run, told
+    its position, goes on where the undisturbed one would.
+    """
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self.position = 0
+        self._problems, self._seed = list(problems), seed
+        self._epoch, self._shuffled = -1, self._problems
+
+    def draw(self, count: int) -> list[Problem]:
+        """The next problems; one may come twice where an epoch ends among them."""
+        drawn = []
+        for place in range(self.position, self.position + count):
+            epoch, number = divmod(place, len(self._problems))
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._shuffled = random.Random(f"{self._seed}/{epoch}").sample(
+                    self._problems, len(self._problems)
+                )
+            drawn.append(self._shuffled[number])
+        self.position += count
+        return drawn
+
+
+class Groups(NamedTuple):
+    """Completions, problem by problem: prompt + completion as token ids, what the engine gave, and what it earned.
+
+    ``fault`` says why the first ungraded completion could not be graded.
     """
 
     examples: list[Example]
     sampled: list[Completion]
     scores: Scores
-    advantages_PG: torch.Tensor
-    seconds_sample: float
-    seconds_verify: float
-    first_fault: str  # why the first ungraded completion could not be graded
+    fault: str
 
     @property
-    def generated_tokens(self) -> int:
+    def tokens(self) -> int:
         """Tokens that the engine made, EOS included."""
         return sum(completion.tokens for completion in self.sampled)
 
-    def measures(self) -> dict[str, float | int | None]:
+    def only(self, chosen_P: torch.Tensor) -> Groups:
+        """These groups, whole."""
+        scores = self.scores
+        chosen_B = chosen_P.repeat_interleave(scores.rewards_PG.shape[1]).tolist()
+        return Groups(
+            list(compress(self.examples, chosen_B)),
+            list(compress(self.sampled, chosen_B)),
+            Scores(
+                scores.rewards_PG[chosen_P],
+                {name: part_PG[chosen_P] for name, part_PG in scores.parts_PG.items()},
+                scores.graded_PG[chosen_P],
+            ),
+            self.fault,
+        )
+
+
+def joined(parts: Sequence[Groups]) -> Groups:
+    """All groups of these, in order."""
+    scores = [part.scores for part in parts]
+    return Groups(
+        [one for part in parts for one in part.examples],
+        [one for part in parts for one in part.sampled],
+        Scores(
+            torch.cat([one.rewards_PG for one in scores]),
+            {name: torch.cat([one.parts_PG[name] for one in scores]) for name in scores[0].parts_PG},
+            torch.cat([one.graded_PG for one in scores]),
+        ),
+        next((part.fault for part in parts if part.fault), ""),
+    )
+
+
+class Rollout(NamedTuple):
+    """The groups of one rollout, and what they took.
+
+    ``discarded`` groups of equal rewards were sampled besides and gave way to others. ``limit`` is the limit of tokens
+    that held; ``watched`` is what `teacher.watching` saw.
+    """
+
+    examples: list[Example]
+    sampled: list[Completion]
+    scores: Scores
+    limit: int
+    discarded: int
+    generated_tokens: int
+    watched: dict[str, Any]
+    seconds_sample: float
+    seconds_verify: float
+
+    @property
+    def truncated_B(self) -> list[bool]:
+        """Which completions the token limit ended."""
+        return [completion.finish_reason is FinishReason.LENGTH for completion in self.sampled]
+
+    def measures(self) -> dict[str, Any]:
         """What the metrics log tells of this rollout; lengths in tokens, entropy in nats a token.
 
         The entropy is the sampler's: the mean of -log p over the tokens it drew, an unbiased estimate.
         """
-        right_B = (self.scores.accuracy_PG.flatten() > 0).tolist()
+        right_B = (self.scores.parts_PG["accuracy"].flatten() > 0).tolist()
         lengths = [completion.tokens for completion in self.sampled]
         logprob_sum = sum(sum(completion.logprobs) for completion in self.sampled)
-        truncated = sum(completion.finish_reason is FinishReason.LENGTH for completion in self.sampled)
         return {
             "reward": float(self.scores.rewards_PG.mean()),
-            "reward_accuracy": float(self.scores.accuracy_PG.mean()),
-            "reward_format": float(self.scores.format_PG.mean()),
+            **{f"reward_{name}": float(part_PG.mean()) for name, part_PG in self.scores.parts_PG.items()},
             "ungraded": self.scores.ungraded,
             "entropy": -logprob_sum / sum(lengths),
             "completion_tokens": sum(lengths) / len(lengths),
-            "completion_tokens_correct": _mean(
-                [n for n, right in zip(lengths, right_B, strict=True) if right]
-            ),
-            "completion_tokens_wrong": _mean(
-                [n for n, right in zip(lengths, right_B, strict=True) if not right]
-            ),
-            "truncated": truncated / len(lengths),
+            "completion_tokens_correct": _mean(compress(lengths, right_B)),
+            "completion_tokens_wrong": _mean(compress(lengths, [not right for right in right_B])),
+            "truncated": sum(self.truncated_B) / len(lengths),
+            **self.watched,
+            "discarded_groups": self.discarded,
         }
 
 
-def _mean(values: Sequence[int]) -> float | None:
-    return sum(values) / len(values) if values else None
+class Sampler:
+    """Makes rollouts of one stage: samples every problem's group, has it verified, rewards it."""
+
+    def __init__(
+        self,
+        stage: GrpoStage,
+        engine: Engine,
+        chat: ChatFormat,
+        instruction: str | None,
+        own: dict[str, Own],
+        seed: int,
+    ) -> None:
+        self._stage, self._engine, self._chat = stage, engine, chat
+        self._instruction, self._own, self._seed = instruction, own, seed
+
+    def roll_out(self, deck: Deck, number: int) -> Rollout:
+        """Rollout ``number`` of the stage; with the run's seed it decides every sample.
+
+        With ``refill``, groups of one reward throughout are discarded and others drawn for them, at most so many times
+        (DAPO, Yu et al. 2025, sec. 3.2, who do not bound it); what is then still short is filled with discarded ones.
+
+        Raises:
+            RunFailed: not one completion could be graded.
+        """
+        stage = self._stage
+        wanted = stage.problems_per_step * stage.steps_per_rollout
+        limit = tokens_at(stage.max_tokens, number * stage.steps_per_rollout)
+        kept: list[Groups] = []
+        flat: list[Groups] = []
+        sampling = verifying = 0.0
+        for attempt in range(stage.refill + 1):
+            missing = wanted - sum(len(part.scores.rewards_PG) for part in kept)
+            if not missing:
+                break
+            began = time.monotonic()
+            problems = deck.draw(missing)
+            requests = self._requests(problems, number, attempt)
+            drawn = Sampling(temperature=stage.temperature, top_p=1.0, max_tokens=limit)
+            sampled = in_order(requests, self._engine.generate(requests, drawn))
+            sampled_at = time.monotonic()
+            made = self._judged(problems, requests, sampled, limit)
+            sampling += sampled_at - began
+            verifying += time.monotonic() - sampled_at
+            if stage.refill:
+                equal_P = zero_variance(made.scores.rewards_PG)
+                flat.append(made.only(equal_P))
+                made = made.only(~equal_P)
+            kept.append(made)
+        found = joined([*kept, *flat])
+        groups = found.only(torch.arange(len(found.scores.rewards_PG)) < wanted)
+        if groups.scores.ungraded == len(groups.sampled):
+            reason = "none of a rollout's completions could be graded, so there is nothing to learn from"
+            raise RunFailed(f"{reason}: the first says {groups.fault}")
+        discarded = len(found.scores.rewards_PG) - wanted
+        watched = _watched(groups, self._chat.tags, stage.rewards.target)
+        return Rollout(*groups[:3], limit, discarded, found.tokens, watched, sampling, verifying)
+
+    def _requests(self, problems: Sequence[Problem], number: int, attempt: int) -> Requests:
+        """The groups' requests; a problem that is drawn for another attempt again gets other samples."""
+        stage = self._stage
+        name = f"{stage.name}/refill-{attempt}" if attempt else stage.name
+        seed = sample_seed(self._seed, name, number)
+        return build_requests(problems, stage.samples_per_problem, self._chat, seed, self._instruction)
+
+    def _judged(
+        self, problems: Sequence[Problem], requests: Requests, sampled: list[Completion], limit: int
+    ) -> Groups:
+        samples, tags = self._stage.samples_per_problem, self._chat.tags
+        texts = [completion.prefill + completion.text for completion in sampled]
+        owners = [problem for problem in problems for _ in range(samples)]
+        responses = [
+            Response(problem, text, completion.finish_reason)
+            for problem, text, completion in zip(owners, texts, sampled, strict=True)
+        ]
+        judgements = check_many(responses, tags=(tags, *KNOWN_TAGS))
+        answers_B = [
+            Answered(problem, text, completion.tokens, completion.finish_reason, judgement, tags)
+            for problem, text, completion, judgement in zip(owners, texts, sampled, judgements, strict=True)
+        ]
+        answers_PG = [answers_B[at : at + samples] for at in range(0, len(answers_B), samples)]
+        soft = (limit, self._stage.overlong.soft) if self._stage.overlong.soft else None
+        examples = [
+            Example(request.prompt_ids + completion.token_ids, len(request.prompt_ids))
+            for request, completion in zip(requests, sampled, strict=True)
+        ]
+        fault = next((one.reason for one in judgements if one.verdict in UNGRADED), "")
+        return Groups(examples, sampled, score(answers_PG, self._stage.rewards, self._own, soft), fault)
 
 
-def draw_problems(
-    problems: Sequence[Problem], per_rollout: int, seed: int, start: int
-) -> Iterator[list[Problem]]:
-    """The problems of each rollout from number ``start`` on: shuffled epochs, one after the other, without end.
-
-    The order follows from the seed alone, so a resumed run goes on where the undisturbed one would.
-    """
-    position = start * per_rollout
-    shuffled: dict[int, list[Problem]] = {}
-    while True:
-        drawn = []
-        for place in range(position, position + per_rollout):
-            epoch, number = divmod(place, len(problems))
-            if epoch not in shuffled:
-                shuffled = {known: order for known, order in shuffled.items() if known == epoch - 1}
-                shuffled[epoch] = random.Random(f"{seed}/{epoch}").sample(list(problems), len(problems))
-            drawn.append(shuffled[epoch][number])
-        yield drawn
-        position += per_rollout
+def _watched(groups: Groups, tags: ThoughtTags, target: str) -> dict[str, Any]:
+    texts = [completion.prefill + completion.text for completion in groups.sampled]
+    thoughts = [split_thought(text, (tags, *KNOWN_TAGS)).thought or "" for text in texts]
+    return {
+        "reflective": reflective_rate(texts),
+        "loops": loop_share([completion.token_ids for completion in groups.sampled]),
+        "language": target_share(thoughts, target),
+        "solve_rates": solve_rates(groups.scores.parts_PG["accuracy"]),
+    }
 
 
-def roll_out(
-    stage: GrpoStage,
-    engine: Engine,
-    chat: ChatFormat,
-    problems: Sequence[Problem],
-    instruction: str | None,
-    seed: int,
-    number: int,
-) -> Rollout:
-    """Sample every problem's group, verify, reward, and compare within the group.
-
-    Args:
-        seed: the run's; with the rollout's ``number`` it decides every sample.
-    """
-    began = time.monotonic()
-    samples = stage.samples_per_problem
-    requests = build_requests(problems, samples, chat, sample_seed(seed, stage.name, number), instruction)
-    sampling = Sampling(temperature=stage.temperature, top_p=1.0, max_tokens=stage.max_tokens)
-    sampled = in_order(requests, engine.generate(requests, sampling))
-    sampled_at = time.monotonic()
-    texts = [completion.prefill + completion.text for completion in sampled]
-    owners = [problem for problem in problems for _ in range(samples)]
-    responses = [
-        Response(problem, text, completion.finish_reason)
-        for problem, text, completion in zip(owners, texts, sampled, strict=True)
-    ]
-    judgements = check_many(responses, tags=(chat.tags, *KNOWN_TAGS))
-    scores = score(texts, judgements, samples, chat.tags, stage.rewards)
-    examples = [
-        Example(request.prompt_ids + completion.token_ids, len(request.prompt_ids))
-        for request, completion in zip(requests, sampled, strict=True)
-    ]
-    advantages_PG = group_advantages(scores.rewards_PG, stage.advantage.scale, scores.graded_PG)
-    verified = time.monotonic() - sampled_at
-    fault = next((one.reason for one in judgements if one.verdict in UNGRADED), "")
-    return Rollout(examples, sampled, scores, advantages_PG, sampled_at - began, verified, fault)
+def _mean(values: Iterable[int]) -> float | None:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

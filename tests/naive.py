@@ -12,48 +12,99 @@ from typing import Any
 import torch
 
 
-def group_advantages(rewards_PG: Sequence[Sequence[float]], scale: str) -> list[list[float]]:
+def group_advantages(
+    rewards_PG: Sequence[Sequence[float]], scale: str, baseline: str = "group_mean"
+) -> list[list[float]]:
     advantages_PG = []
     for rewards_G in rewards_PG:
         mean = math.fsum(rewards_G) / len(rewards_G)
         variance = math.fsum((reward - mean) ** 2 for reward in rewards_G) / len(rewards_G)
-        if max(rewards_G) == min(rewards_G):
-            advantages_PG.append([0.0] * len(rewards_G))
-        elif scale == "group_std":
-            advantages_PG.append([(reward - mean) / math.sqrt(variance) for reward in rewards_G])
-        else:
-            advantages_PG.append([reward - mean for reward in rewards_G])
+        advantages_G = []
+        for number, reward in enumerate(rewards_G):
+            others = [other for place, other in enumerate(rewards_G) if place != number]
+            compared = math.fsum(others) / len(others) if baseline == "leave_one_out" else mean
+            if max(rewards_G) == min(rewards_G):
+                advantages_G.append(0.0)
+            else:
+                advantages_G.append(
+                    (reward - compared) / (math.sqrt(variance) if scale == "group_std" else 1.0)
+                )
+        advantages_PG.append(advantages_G)
     return advantages_PG
 
 
+def clipped(value: Any, low: float, high: float) -> Any:
+    return value if low <= value <= high else torch.full_like(value, low if value < low else high)
+
+
+def kl_of(logprob: Any, reference: Any, estimator: str) -> Any:
+    ratio = (reference - logprob).exp()
+    if estimator == "k1":
+        return -ratio.log()
+    if estimator == "k2":
+        return 0.5 * ratio.log() ** 2
+    return ratio - ratio.log() - 1
+
+
 def grpo_loss(
-    logprobs_BT: Sequence[Sequence[float]],
-    old_BT: Sequence[Sequence[float]],
-    reference_BT: Sequence[Sequence[float]],
+    logprobs_BT: Any,
+    old_BT: Any,
+    sampler_BT: Any,
+    reference_BT: Any,
     advantages_B: Sequence[float],
-    *,
-    clip_low: float,
-    clip_high: float,
-    kl_coefficient: float,
-    aggregate: str,
-) -> tuple[float, float, int]:
-    """Loss of the whole update (ragged rows), sum of k3, and how many tokens the clipping holds back."""
-    loss, kl_sum, held = 0.0, 0.0, 0
+    words: Any,
+) -> tuple[Any, dict[str, float]]:
+    """Loss of the whole update and sums over its tokens: ragged rows of 0-dimensional tensors, in loops.
+
+    ``words``: aggregate, limit, ratio, clip (kind, low, high), kl (coefficient, estimator, unbiased), correction
+    (kind, limit).
+    """
+    loss = torch.zeros((), dtype=torch.float64)
+    sums = {"kl": 0.0, "clipped": 0.0, "ratio": 0.0, "corrected": 0.0}
     tokens = sum(len(row) for row in logprobs_BT)
     for i in range(len(logprobs_BT)):
-        for t in range(len(logprobs_BT[i])):
-            ratio = math.exp(logprobs_BT[i][t] - old_BT[i][t])
-            clipped = min(max(ratio, 1 - clip_low), 1 + clip_high)
-            surrogate = min(ratio * advantages_B[i], clipped * advantages_B[i])
-            inverse = math.exp(reference_BT[i][t] - logprobs_BT[i][t])
-            kl = inverse - math.log(inverse) - 1
-            weight = (
-                1 / (len(logprobs_BT) * len(logprobs_BT[i])) if aggregate == "sequence_mean" else 1 / tokens
-            )
-            loss -= weight * (surrogate - kl_coefficient * kl)
-            kl_sum += kl
-            held += surrogate < ratio * advantages_B[i]
-    return loss, kl_sum, held
+        length = len(logprobs_BT[i])
+        for t in range(length):
+            logprob, old, advantage = logprobs_BT[i][t], old_BT[i][t], advantages_B[i]
+            own_ratio = (logprob - old).exp()
+            whole = torch.ones((), dtype=torch.float64)
+            for s in range(length):
+                whole = whole * (logprobs_BT[i][s] - old_BT[i][s]).exp()
+            ratio = {"token": own_ratio, "sequence": whole, "geometric": whole ** (1 / length)}[words.ratio]
+            limited = clipped(ratio, 1 - words.clip.low, 1 + words.clip.high)
+            if words.clip.kind == "ppo":
+                gain = min(ratio * advantage, limited * advantage)
+                binds = bool(gain < ratio * advantage)
+            elif words.clip.kind == "cispo":
+                gain = float(limited) * advantage * logprob
+                binds = float(limited) != float(ratio) and advantage != 0
+            else:
+                gain, binds = ratio * advantage, False
+            to_sampler, corrected = float((old - sampler_BT[i][t]).exp()), False
+            correct = 1.0
+            if words.correction.kind == "truncate":
+                correct, corrected = (
+                    min(to_sampler, words.correction.limit),
+                    to_sampler > words.correction.limit,
+                )
+            elif words.correction.kind == "mask":
+                corrected = not 1 / words.correction.limit <= to_sampler <= words.correction.limit
+                correct = 0.0 if corrected else to_sampler
+            kl = torch.zeros((), dtype=torch.float64)
+            if words.kl.coefficient:
+                kl = kl_of(logprob, reference_BT[i][t], words.kl.estimator)
+                kl = own_ratio * kl if words.kl.unbiased else kl
+            weight = {
+                "sequence_mean": 1 / (len(logprobs_BT) * length),
+                "token_mean": 1 / tokens,
+                "constant": 1 / (len(logprobs_BT) * words.limit),
+            }[words.aggregate]
+            loss = loss - weight * (correct * gain - words.kl.coefficient * kl)
+            sums["kl"] += float(kl.detach())
+            sums["clipped"] += binds
+            sums["ratio"] += float(ratio.detach())
+            sums["corrected"] += corrected
+    return loss, sums
 
 
 def response_logprobs(

@@ -341,11 +341,11 @@ INTERRUPTIONS = [
     ("distill.models.save", 1, "before"),
     ("distill.runs.RunFolder.finish", 1, "before"),
     ("distill.runs.RunFolder.finish", 1, "after"),
-    ("teacher.grpo.roll_out", 2, "after"),
+    ("teacher.rollout.Sampler.roll_out", 2, "after"),
     ("teacher.grpo.save_checkpoint", 1, "before"),
     ("teacher.grpo.MetricsLog.append", 2, "after"),
     ("teacher.grpo.save_checkpoint", 1, "after"),
-    ("teacher.grpo.roll_out", 1, "before"),
+    ("teacher.rollout.Sampler.roll_out", 1, "before"),
     ("distill.models.save", 1, "after"),
     ("distill.generate.stream.Shard.append", 2, "before"),
     ("distill.generate.stream.Shard.append", 1, "after"),
@@ -413,7 +413,7 @@ def test_a_torn_line_is_no_matter(
     """What a kill in the middle of a write leaves."""
     out = tmp_path / "run"
     for target, call, torn in (
-        ("teacher.grpo.roll_out", 3, "stages/*-zero/metrics.jsonl"),
+        ("teacher.rollout.Sampler.roll_out", 3, "stages/*-zero/metrics.jsonl"),
         ("distill.generate.stream.Shard.append", 2, "traces/verified/shard-000.jsonl"),
         ("distill.generate.stream.Shard.append", 1, "results/base/chains/shard-000.jsonl"),
     ):

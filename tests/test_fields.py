@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable
 from pathlib import Path
 
-from distill import recipe, recipe_filters, recipe_parts
+from distill import recipe, recipe_filters, recipe_parts, recipe_rl
 from distill.recipe_types import Section
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -17,11 +17,13 @@ SCHEMA = {
     "recipe_errors.py",
     "recipe_file.py",
     "recipe_filters.py",
+    "recipe_rl.py",
+    "recipe_checks.py",
 }
 
 
 def sections() -> list[type[Section]]:
-    named = {**vars(recipe), **vars(recipe_parts), **vars(recipe_filters)}
+    named = {**vars(recipe), **vars(recipe_parts), **vars(recipe_filters), **vars(recipe_rl)}
     found = [kind for kind in named.values() if isinstance(kind, type) and issubclass(kind, Section)]
     return [kind for kind in found if kind is not Section]
 
@@ -49,7 +51,7 @@ def test_every_field_of_a_recipe_is_read() -> None:
 
 
 def test_the_sections_are_all_seen() -> None:
-    assert {recipe.Recipe, recipe.SftStage, recipe_parts.Kl, recipe_parts.Taken} <= set(sections())
+    assert {recipe.Recipe, recipe.SftStage, recipe_rl.Kl, recipe_parts.Taken} <= set(sections())
 
 
 def test_a_planted_dead_field_is_caught() -> None:

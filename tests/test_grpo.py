@@ -17,15 +17,13 @@ import torch
 import teacher.rollout
 from distill.device import Device
 from distill.errors import RunFailed
-from distill.models import load
+from distill.models import load, with_lora
 from distill.recipe import GrpoStage
-from distill.recipe_parts import ModelSource, Rewards
-from distill.records import Problem, Verdict
+from distill.recipe_parts import ModelSource
+from distill.records import Problem
 from distill.runs import MetricsLog
-from distill.verify import Judgement
 from teacher import grpo
-from teacher.rewards import Scores, score
-from teacher.rollout import draw_problems
+from teacher.rewards import Scores, soft_overlong
 
 CPU = Device("cpu", "cpu", False)
 PROBLEMS = [Problem(id=f"p{n}", kind="math", problem=f"{n}+{n}", reference=str(2 * n)) for n in range(7)]
@@ -45,10 +43,15 @@ def stage_of(**changes: Any) -> GrpoStage:
 def rewarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reward 1 to a completion whose text is of even length."""
 
-    def even(texts: Any, judgements: Any, samples: int, tags: Any, weights: Any) -> Scores:
-        rewards_PG = torch.tensor([len(text) % 2 for text in texts], dtype=torch.float64).view(-1, samples)
+    def even(answers_PG: Any, weights: Any, own: Any, soft: Any) -> Scores:
+        rewards_PG = torch.tensor(
+            [[len(one.text) % 2 for one in answers] for answers in answers_PG], dtype=torch.float64
+        )
+        late_PG = [[soft_overlong(one.tokens, *soft) if soft else 0.0 for one in G] for G in answers_PG]
         return Scores(
-            rewards_PG, rewards_PG, rewards_PG * 0, torch.ones_like(rewards_PG, dtype=torch.bool), 0
+            rewards_PG + torch.tensor(late_PG),
+            {"accuracy": rewards_PG},
+            torch.ones_like(rewards_PG, dtype=torch.bool),
         )
 
     monkeypatch.setattr(teacher.rollout, "score", even)
@@ -65,6 +68,8 @@ def trained(tiny_qwen2: Any, tmp_path: Path) -> Any:
         folder = folder or tmp_path / str(next(numbers))
         source = ModelSource(path=str(tiny_qwen2.folder))
         loaded = load("m", tiny_qwen2.folder, source, CPU, dtype=torch.float32)
+        if changes.get("method") == "lora":
+            loaded = with_lora(loaded, None, 3)
         before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
         counts = grpo.train(
             stage_of(**changes), loaded, CPU, PROBLEMS, None,
@@ -166,6 +171,7 @@ def test_groups_of_one_reward_teach_nothing(trained: Any, monkeypatch: pytest.Mo
     [
         {"kl": {"coefficient": 0.1}, "reference": {"refresh_every": 2}},
         {"steps_per_rollout": 2, "steps": 6},
+        {"refill": 2, "kl": {"coefficient": 0.1}, "reference": {"refresh_every": 1, "mix": 0.5}},
         {"checkpoint_every": 3, "kl": {"coefficient": 0.1}, "reference": {"refresh_every": 3}},
     ],
 )
@@ -180,7 +186,7 @@ def test_a_resumed_run_is_the_undisturbed_one(
 ) -> None:
     whole, rows, counts = trained(**changes)
     calls = itertools.count(1)
-    real = grpo.roll_out
+    real = grpo.Sampler.roll_out
 
     def stops(*arguments: Any) -> Any:
         if next(calls) == stopped_at:
@@ -188,67 +194,144 @@ def test_a_resumed_run_is_the_undisturbed_one(
         return real(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(grpo, "roll_out", stops)
+        patch.setattr(grpo.Sampler, "roll_out", stops)
         trained(tmp_path / "resumed", **changes)
     resumed, rows_resumed, counts_resumed = trained(tmp_path / "resumed", **changes)
     assert largest(whole) > 0 and all(torch.equal(resumed[name], whole[name]) for name in whole)
     assert timeless(rows) == timeless(rows_resumed) and counts == counts_resumed
 
 
-# -------------------------------------------------------------------------------- which problems
+# -------------------------------------------------------------------------------- the objective's words, in the loop
 
 
-def test_every_problem_once_an_epoch_in_a_new_order() -> None:
-    drawn = list(itertools.islice(draw_problems(PROBLEMS, 3, seed=0, start=0), 7))
-    ids = [problem.id for rollout in drawn for problem in rollout]
-    epochs = [ids[start : start + 7] for start in range(0, 21, 7)]
-    assert all(sorted(epoch) == sorted(problem.id for problem in PROBLEMS) for epoch in epochs)
-    assert len(set(map(tuple, epochs))) == 3
-    other = next(draw_problems(PROBLEMS, 7, seed=1, start=0))
-    assert [problem.id for problem in other] != epochs[0]
+WORDS: list[dict[str, Any]] = [
+    {"aggregate": "constant"},
+    {"ratio": "sequence"},
+    {"ratio": "geometric", "clip": {"low": 3e-4, "high": 4e-4}},
+    {"clip": {"kind": "cispo", "low": 0.01, "high": 0.01}},
+    {"clip": {"kind": "none"}},
+    {"advantage": {"baseline": "leave_one_out", "scale": "none"}},
+    {"kl": {"coefficient": 0.5, "estimator": "k2"}},
+    {"kl": {"coefficient": 0.5, "estimator": "k1", "term": "reward"}},
+    {"kl": {"coefficient": 0.5, "unbiased": True}},
+    {"kl": {"coefficient": 0.5}, "reference": {"refresh_every": 1, "mix": 0.3}},
+    {"overlong": {"mask": True}},
+    {"overlong": {"soft": 50}},
+]
 
 
-@pytest.mark.parametrize("per_rollout", [1, 3, 7, 16])
-@pytest.mark.parametrize("start", [1, 4, 5])
-def test_a_late_start_draws_what_the_first_run_would_have(per_rollout: int, start: int) -> None:
-    whole = list(itertools.islice(draw_problems(PROBLEMS, per_rollout, seed=0, start=0), start + 3))
-    assert list(itertools.islice(draw_problems(PROBLEMS, per_rollout, 0, start), 3)) == whole[start:]
+def test_every_word_acts_in_the_loop(rewarded: None, trained: Any) -> None:
+    """Each gives other weights than the default does, and than each other does."""
+    many = {
+        "steps": 4,
+        "steps_per_rollout": 2,
+        "learning_rate": 2e-2,
+        "max_tokens": 60,
+    }  # so that some end before
+    found = [trained(**many, **words)[0] for words in ({}, *WORDS)]
+    for (a, one), (b, other) in itertools.combinations(enumerate(found), 2):
+        assert any(not torch.equal(one[name], other[name]) for name in one), (a, b)
 
 
-# -------------------------------------------------------------------------------- rewards
+def test_masked_completions_are_counted_and_have_no_gradient(rewarded: None, trained: Any) -> None:
+    """With a limit that ends every completion nothing is left to learn from."""
+    change, rows, counts = trained(overlong={"mask": True}, max_tokens=2)
+    assert all(row["truncated"] == 1 and row["masked"] == 12 for row in rows)
+    assert counts["masked"] == 48 and counts["trained_tokens"] == 0 and largest(change) == 0
 
 
-def judged(*verdicts: Verdict) -> list[Judgement]:
-    return [Judgement(verdict, None, "", 0.0) for verdict in verdicts]
+def test_a_divergence_in_the_reward_moves_equal_rewards_apart(trained: Any, monkeypatch: Any) -> None:
+    """All completions are wrong, so without it there is nothing to learn; and it holds the policy back."""
+    monkeypatch.setenv("DISTILL_QUIET", "1")
+    words = {"rewards": {"accuracy": 1, "format": 0}, "steps": 2, "steps_per_rollout": 2}
+    at_first, rows, _ = trained(**words, kl={"coefficient": 1.0, "term": "reward"})
+    assert [row["zero_variance_groups"] for row in rows] == [3, 3], "the policy is its reference at first"
+    assert largest(at_first) == 0 and rows[0]["kl"] is None
 
 
-def test_rewards_are_added_by_their_weights(tiny_qwen2: Any) -> None:
-    tags = tiny_qwen2.loaded.chat.tags
-    texts = ["<think>a</think>b", "b", "<think>a</think>b", "<think>a"]
-    verdicts = judged(Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.TRUNCATED)
-    scores = score(texts, verdicts, 2, tags, Rewards(accuracy=2.0, format=0.5))
-    assert scores.rewards_PG.tolist() == [[2.5, 2.0], [0.5, 0.0]]
-    assert scores.accuracy_PG.tolist() == [[1, 1], [0, 0]]
-    assert scores.format_PG.tolist() == [[1, 0], [1, 0]]
-    assert scores.ungraded == 0
+def test_the_limit_may_grow(rewarded: None, trained: Any) -> None:
+    _, rows, _ = trained(max_tokens=[[0, 2], [2, 10]], steps=4)
+    assert [row["completion_tokens"] <= 2 for row in rows] == [True, True, False, False]
 
 
-def test_an_ungraded_sample_holds_its_groups_mean(tiny_qwen2: Any) -> None:
-    tags, texts = tiny_qwen2.loaded.chat.tags, ["x"] * 8
-    wrong, right = Verdict.WRONG, Verdict.CORRECT
-    verdicts = judged(right, Verdict.ERROR, wrong, wrong, *[Verdict.BAD_REFERENCE] * 4)
-    scores = score(texts, verdicts, 4, tags, Rewards())
-    assert scores.rewards_PG.tolist() == [[1, pytest.approx(1 / 3), 0, 0], [0, 0, 0, 0]]
-    assert scores.ungraded == 5
-    no_answer = score(texts[:2], judged(Verdict.NO_ANSWER, Verdict.TIMEOUT), 2, tags, Rewards())
-    assert no_answer.rewards_PG.tolist() == [[0, 0]] and no_answer.ungraded == 0, "its own fault: graded 0"
+def test_the_sampler_is_watched_and_corrected(rewarded: None, trained: Any) -> None:
+    """Our own sampler agrees with the trainer; a tampered one is seen, and truncation changes the update."""
+    _, rows, _ = trained(correction={"kind": "truncate"})
+    assert all(abs(row["sampler_kl"]) < 1e-6 and row["corrected_fraction"] == 0 for row in rows)
+    real = grpo.Sampler.roll_out
+
+    def tampered(self: Any, *arguments: Any) -> Any:
+        rollout = real(self, *arguments)
+        for completion in rollout.sampled:
+            completion.logprobs[:] = [value - 2.0 for value in completion.logprobs]
+        return rollout
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo.Sampler, "roll_out", tampered)
+        plain, seen, _ = trained(steps=1)
+        truncated, told, _ = trained(steps=1, correction={"kind": "truncate", "limit": 1.5})
+        masked, _, counts = trained(steps=1, correction={"kind": "mask", "limit": 1.5})
+    assert seen[0]["ratio_first_mean"] == pytest.approx(7.389, rel=1e-3) and seen[0]["sampler_kl"] > 1
+    assert told[0]["corrected_fraction"] == 1.0
+    assert told[0]["grad_norm"] == pytest.approx(1.5 * seen[0]["grad_norm"], rel=1e-4)
+    assert largest(plain) > 0 and largest(truncated) > 0 and counts["trained_tokens"] > 0
+    assert largest(masked) < 1e-6
 
 
 def test_problems_that_nobody_can_grade_are_a_failure(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ungraded(texts: Any, judgements: Any, samples: int, tags: Any, weights: Any) -> Scores:
-        zeros_PG = torch.zeros(len(texts) // samples, samples, dtype=torch.float64)
-        return Scores(zeros_PG, zeros_PG, zeros_PG, zeros_PG.bool(), len(texts))
+    def ungraded(answers_PG: Any, *_: Any) -> Scores:
+        zeros_PG = torch.zeros(len(answers_PG), len(answers_PG[0]), dtype=torch.float64)
+        return Scores(zeros_PG, {"accuracy": zeros_PG}, zeros_PG.bool())
 
     monkeypatch.setattr(teacher.rollout, "score", ungraded)
     with pytest.raises(RunFailed, match="could be graded"):
         trained()
+
+
+# -------------------------------------------------------------------------------- adapters
+
+
+LORA = {"method": "lora", "kl": {"coefficient": 0.5}, "learning_rate": 3e-2}
+
+
+def test_adapters_alone_are_trained(rewarded: None, trained: Any) -> None:
+    change, rows, _ = trained(**LORA)
+    moved = {name for name, tensor in change.items() if tensor.any()}
+    assert moved and all("lora_" in name for name in moved)
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-9) and rows[-1]["kl"] > 1e-6
+
+
+@pytest.mark.parametrize("reference", [{}, {"refresh_every": 2}])
+def test_the_reference_of_adapters_is_an_explicit_one(
+    rewarded: None, trained: Any, monkeypatch: pytest.MonkeyPatch, reference: dict[str, int]
+) -> None:
+    """Adapters switched off, or those of then in their place, compute what a second model in memory does."""
+    ours, rows, _ = trained(**LORA, reference=reference)
+    real = grpo.Reference
+    monkeypatch.setattr(grpo, "Reference", lambda model, adapters: real(model, adapters=False))
+    explicit, rows_explicit, _ = trained(**LORA, reference=reference)
+    assert largest(ours) > 1e-3 and rows[-1]["kl"] > 0
+    assert [row["kl"] for row in rows] == pytest.approx(
+        [row["kl"] for row in rows_explicit], rel=1e-4, abs=1e-9
+    )
+    assert_close(ours, explicit, 1e-4 * largest(explicit))
+
+
+def test_a_resumed_run_of_adapters_is_the_undisturbed_one(
+    rewarded: None, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {**LORA, "reference": {"refresh_every": 1}, "memory": {"activations": "recompute"}}
+    whole, rows, _ = trained(**words)
+    real, calls = grpo.Sampler.roll_out, itertools.count(1)
+
+    def stops(*arguments: Any) -> Any:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(grpo.Sampler, "roll_out", stops)
+        trained(tmp_path / "resumed", **words)
+    resumed, rows_resumed, _ = trained(tmp_path / "resumed", **words)
+    assert largest(whole) > 0 and all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert timeless(rows) == timeless(rows_resumed)

@@ -11,8 +11,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
-    0: "errors recipe recipe_parts recipe_filters recipe_types recipe_errors recipe_file runs places manifest records "
-    "shards",
+    0: "errors recipe recipe_parts recipe_filters recipe_rl recipe_types recipe_checks recipe_errors recipe_file "
+    "runs places manifest records shards",
     1: "verify grade grade_files chat lengths loops language card card_results licences conversations messages "
     "trace_rows",
     2: "generate training models problems world world_tokenizer suites traces device",

@@ -28,7 +28,7 @@ from distill.models.vocabulary import (
     first_line,
     load_tokenizer,
 )
-from distill.recipe import SftStage
+from distill.recipe import GrpoStage, SftStage
 from distill.recipe_parts import Lora, ModelSource, Thought
 
 # It says at import that a CPU kernel of its own is not there.
@@ -336,8 +336,8 @@ def width(name: str, source: ModelSource) -> int:
     return int(config.get_text_config().hidden_size)
 
 
-def check_lora(stage: SftStage, name: str, source: ModelSource, *, made: bool) -> None:
-    """Refuse, before anything is written, adapters that the model of a fine-tuning cannot take.
+def check_lora(stage: SftStage | GrpoStage, name: str, source: ModelSource, *, made: bool) -> None:
+    """Refuse, before anything is written, adapters that the model of a training stage cannot take.
 
     Args:
         stage: says the method and the targets.

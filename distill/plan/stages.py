@@ -10,8 +10,9 @@ from typing import Any, Literal
 from distill.plan.architectures import Shape, check_targets, shape_of
 from distill.plan.engines import MOST_GPUS, MOST_ROWS, Generating
 from distill.plan.fit import Settings, largest, nearest_change
+from distill.plan.grpo import grpo_parts, grpo_training
 from distill.plan.hardware import USABLE, Gpu, find_gpu
-from distill.plan.memory import Parts, Training, generation_parts, host_bytes, training_parts
+from distill.plan.memory import Parts, Training, host_bytes, training_parts
 from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
 from distill.plan.work import (
     PROMPT,
@@ -23,6 +24,7 @@ from distill.plan.work import (
 )
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_parts import Engine, Hardware, Lora, ServerEngine, VllmEngine, most_samples
+from distill.recipe_rl import most_tokens
 from distill.suites import find_suite
 
 LONGEST_ROW = 1 << 22  # no row is tried beyond
@@ -213,8 +215,10 @@ class Planner:
 
     def _grpo(self, stage: GrpoStage) -> StagePlan:
         shape = self._shape(stage.model)
-        plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters, shape.parameters)
-        answer = self._room(plan, [stage.model], stage.max_tokens, PROMPT)
+        told = stage.model if stage.method == "full" else f"{stage.model}, {stage.method}"
+        trainable = grpo_training(shape, stage, stage.micro_batch_tokens, 1, self.device).trainable
+        plan = StagePlan(stage.name, stage.kind, told, shape.parameters, trainable)
+        answer = self._room(plan, [stage.model], most_tokens(stage.max_tokens), PROMPT)
         per_rollout = stage.problems_per_step * stage.steps_per_rollout
         now: Settings = {
             "micro_batch_tokens": max(stage.micro_batch_tokens, PROMPT + answer),
@@ -226,7 +230,9 @@ class Planner:
 
         def parts(settings: Settings) -> tuple[Parts, float]:
             row, rows, gpus = (int(str(settings[key])) for key in now)
-            return self._grpo_parts(Training(shape, row, gpus, self.device), stage, rows, PROMPT + answer)
+            return grpo_parts(
+                grpo_training(shape, stage, row, gpus, self.device), stage, rows, PROMPT + answer
+            )
 
         def fits(settings: Settings) -> bool:
             return parts(settings)[1] <= self.usable
@@ -247,24 +253,6 @@ class Planner:
         self._grpo_work(plan, stage, answer, int(str(now["engine.max_rows"])))
         return plan
 
-    def _grpo_parts(
-        self, training: Training, stage: GrpoStage, rows: int, length: int
-    ) -> tuple[Parts, float]:
-        """Parts of an update and of a rollout, and the sum of what is there at once: the two take turns.
-
-        The reference's float32 weights are sharded as the policy's are. For a rollout on several GPUs each holds the
-        policy whole in bf16.
-        """
-        parts = training_parts(training)
-        if stage.kl.coefficient:
-            parts["reference"] = 4 * training.shape.parameters / training.gpus
-        generating = generation_parts(training.shape, rows, length, 1, training.device)
-        alone = training.gpus == 1
-        parts["rollout"] = generating["cache"] + generating["drawing"]
-        parts["rollout"] += parts["copies"] if alone else generating["weights"]
-        update = sum(parts[part] for part in ("gradients", "copies", "activations", "head"))
-        return parts, sum(parts.values()) - min(update, parts["rollout"])
-
     def _grpo_work(self, plan: StagePlan, stage: GrpoStage, answer: int, rows: int) -> None:
         shape, length = self._shape(stage.model), min(self.assumed.tokens_per_trace, answer)
         rollouts = stage.steps // stage.steps_per_rollout
@@ -276,12 +264,15 @@ class Planner:
         )  # fmt: skip
         tokens = rollouts * answers * (PROMPT + length)
         forwards = (stage.steps_per_rollout > 1) + bool(stage.kl.coefficient)
-        training = Training(shape, stage.micro_batch_tokens, self.gpus, self.device)
+        training = grpo_training(shape, stage, stage.micro_batch_tokens, self.gpus, self.device)
         learnt = training_flops(training, tokens, PROMPT + length)
         learnt += forwards * forward_flops(shape, tokens, PROMPT + length)
         plan.generated_tokens = rollouts * answers * length
         plan.trained_tokens = tokens
         plan.flops = rollouts * rolled.flops + learnt
+        if stage.refill:
+            most = f"up to {stage.refill + 1} times the samples of a rollout"
+            plan.notes.append(f"refill may draw {most}; what it does draw depends on the model: not counted")
         kind = self.recipe.problems[stage.problems].kind
         seconds = rollouts * (rolled.seconds + self._verdicts(kind, answers))
         plan.hours = (seconds + compute_seconds(learnt, self.gpu, self.gpus, self.assumed.mfu)) / 3600

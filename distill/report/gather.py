@@ -176,7 +176,8 @@ def how_made(recipe: Recipe, model: str) -> str:
     """How a model came to be, in words that do not make more of it than it is."""
     stage = recipe.maker(model)
     if isinstance(stage, GrpoStage):
-        return f"GRPO on {stage.problems}, {stage.steps:,} steps, from {stage.model}"
+        words = f"GRPO as {stage.preset}" if stage.preset else "GRPO"
+        return f"{words} on {stage.problems}, {stage.steps:,} steps, from {stage.model}"
     if isinstance(stage, SftStage):
         worlds = {name: recipe.traces[name].world for name in stage.traces if name in recipe.traces}
         flaws = [

@@ -1,0 +1,39 @@
+"""Memory of a GRPO stage: an update and a rollout take turns, and a reference may stand beside both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from distill.plan.architectures import Shape
+from distill.plan.memory import Parts, Training, generation_parts, training_parts
+from distill.recipe import GrpoStage
+from distill.recipe_parts import Lora
+
+
+def grpo_training(
+    shape: Shape, stage: GrpoStage, row: int, gpus: int, device: Literal["cpu", "cuda"]
+) -> Training:
+    """The stage's update, with rows of so many tokens on so many GPUs."""
+    memory = stage.memory
+    return Training(
+        shape, row, gpus, device, stage.method, stage.lora or Lora(),
+        memory.activations, memory.weights, memory.moments,
+    )  # fmt: skip
+
+
+def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> tuple[Parts, float]:
+    """Parts of an update and of a rollout, and the sum of what is there at once: the two take turns.
+
+    The reference is sharded as the policy is; adapters need none. For a rollout on several GPUs each holds the
+    policy whole in bf16.
+    """
+    parts = training_parts(training)
+    if stage.kl.coefficient and stage.method == "full":
+        each = 4 if training.weights == "float32" else 2
+        parts["reference"] = each * training.shape.parameters / training.gpus
+    generating = generation_parts(training.shape, rows, length, 1, training.device)
+    alone = training.gpus == 1
+    parts["rollout"] = generating["cache"] + generating["drawing"]
+    parts["rollout"] += parts["copies"] if alone else generating["weights"]
+    update = sum(parts[part] for part in ("gradients", "copies", "activations", "head"))
+    return parts, sum(parts.values()) - min(update, parts["rollout"])
