@@ -159,23 +159,24 @@ class Learner:
         of the denominators. A masked one is left out of both but for the count of completions.
         """
         stage, began = self.stage, time.monotonic()
-        masked = {number for number in batch if stage.overlong.mask and rollout.truncated_B[number]}
+        cut_B, advantages = rollout.truncated_B, advantages_B.tolist()
+        masked = {number for number in batch if stage.overlong.mask and cut_B[number]}
         lengths = [0 if number in masked else len(rollout.sampled[number].token_ids) for number in batch]
         weights_B = token_weights(torch.tensor(lengths), stage.aggregate, rollout.limit)
         weights = dict(zip(batch, weights_B.tolist(), strict=True))
-        needed = [number for number in batch if self._kl_in("loss") or advantages_B[number] != 0]
+        needed = [number for number in batch if self._kl_in("loss") or advantages[number] != 0]
         active = [number for number in needed if number not in masked]
-        sums = dict.fromkeys(("tokens", *PolicyTerms._fields), 0.0)
+        watched = torch.zeros(len(PolicyTerms._fields), dtype=torch.float64, device=self.device.kind)
+        count = 0
         for row in self._rows(rollout, active):
             with keeping(stage.memory.activations):
                 logprobs_N = self._logprobs(row)
-            sampled = {number: torch.tensor(rollout.sampled[number].logprobs) for number in active}
             tokens = Tokens(
                 logprobs_N,
-                logprobs_N.detach() if old is None else _gather(old, row),
-                _gather(sampled, row),
+                logprobs_N.detach() if old is None else _gather(old.__getitem__, row),
+                _gather(lambda number: torch.tensor(rollout.sampled[number].logprobs), row),
                 self._reference_logprobs(row) if self._kl_in("loss") else None,
-                _of_examples(row, advantages_B.tolist()),
+                _of_examples(row, advantages),
                 _of_examples(row, weights),
                 row.example_N.unique_consecutive(return_inverse=True)[1],
             )
@@ -183,17 +184,18 @@ class Learner:
                 tokens, ratio=stage.ratio, clip=stage.clip, kl=stage.kl, correction=stage.correction
             )
             self.updater.backward(terms.loss)
-            sums["tokens"] += len(logprobs_N)
-            for name, value in terms._asdict().items():
-                sums[name] += value.item()
+            count += len(logprobs_N)
+            # Summed where it is made: asking for a number would have a GPU's next row be packed while the GPU waits.
+            watched += torch.stack([value.detach().double() for value in terms])
         told = self.updater.step() if active else self.updater.skip()
+        sums = dict(zip(PolicyTerms._fields, watched.tolist(), strict=True))
         updating = time.monotonic() - began
         sampling, verifying = (
             seconds / stage.steps_per_rollout for seconds in (rollout.seconds_sample, rollout.seconds_verify)
         )
 
         def mean(name: str) -> float | None:
-            return sums[name] / sums["tokens"] if active else None
+            return sums[name] / count if active else None
 
         return {
             "loss": sums["loss"],
@@ -206,7 +208,7 @@ class Learner:
             "masked": len(masked),
             **told,
             "policy_version": rollout.sampled[0].policy_version,
-            "tokens": int(sums["tokens"]),
+            "tokens": count,
             "seconds_sample": sampling,
             "seconds_verify": verifying,
             "seconds_update": updating,
@@ -270,7 +272,7 @@ def _of_examples(row: PackedRow, values: Any) -> torch.Tensor:
     return torch.tensor([values[number] for number in row.example_N.tolist()], device=row.example_N.device)
 
 
-def _gather(by_example: dict[int, torch.Tensor], row: PackedRow) -> torch.Tensor:
+def _gather(of_example: Callable[[int], torch.Tensor], row: PackedRow) -> torch.Tensor:
     """Each trained token's own entry; a row holds its examples whole and in order."""
-    numbers = list(dict.fromkeys(row.example_N.tolist()))
-    return torch.cat([by_example[number] for number in numbers]).to(row.example_N.device)
+    numbers = row.example_N.unique_consecutive().tolist()
+    return torch.cat([of_example(number) for number in numbers]).to(row.example_N.device)
