@@ -20,7 +20,7 @@ from distill import __version__
 from distill.cli_eval import add_eval
 from distill.cli_recipe import of_kind, recipe_of, walk
 from distill.cli_suites import add_suites
-from distill.cli_traces import add_traces, comma_list, pair, show
+from distill.cli_traces import add_traces, comma_list, mapping, show
 from distill.errors import RunFailed, UserError
 from distill.export import add_export
 
@@ -115,7 +115,7 @@ def _teacher_sample(options: argparse.Namespace) -> None:
 def _grade(options: argparse.Namespace) -> None:
     from distill.grade import main, summary
 
-    fields = dict(pair("--map", item) for item in options.map)
+    fields = mapping(options.map)
     counts = main(options.file, options.out, fields, options.kind, options.think_close)
     print(summary(counts), file=sys.stderr)
     if options.json and options.out:

@@ -15,7 +15,10 @@ from distill.errors import UserError
 def _eval(options: argparse.Namespace) -> None:
     if score_recorded(options):
         return
-    if bool(options.recipe) == bool(options.model):
+    if options.recipe and options.model:
+        reason = "a recipe names its own models"
+        raise UserError("--model", options.model, reason, f"leave {options.recipe} out, or --model")
+    if not options.recipe and not options.model:
         raise UserError(
             "distill eval", None, "needs either a RECIPE or --model and --suite", "see distill eval --help"
         )
@@ -58,7 +61,7 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
             "two models have the same last name",
             "evaluate them one after the other, or write a recipe",
         )
-    suites, own = suites_of(options.suite)
+    suites, own = suites_of(options.suite, options.set)
     stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": suites}
     if judge := _judge(options):
         stage["judge"] = judge

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distill.cli_traces import comma_list, pair, show, with_extracts
+from distill.cli_traces import comma_list, mapping, show, with_extracts
 from distill.errors import UserError
 
 FORMATS = ("lm-eval", "lighteval", "inspect")
@@ -76,7 +76,7 @@ def _score(options: argparse.Namespace) -> None:
     path = Path(options.responses).expanduser()
     source = Source.of(path, options.format)
     log = source.log
-    fields = with_extracts(dict(pair("--map", item) for item in options.map))
+    fields = with_extracts(mapping(options.map))
     mapped = parse_trace_source({"path": str(path), "fields": fields}).fields
     check_names("--map", mapped, OURS)
     bank = _bank(options)
@@ -103,7 +103,8 @@ def _score(options: argparse.Namespace) -> None:
     if options.label:
         for summary in summaries:
             lines += agreement_as_lines(summary["model"], summary["suite"], summary["agreement"])
-        lines.append(f"each disagreement: {out / 'disagreements.md'}")
+        if any(summary["agreement"]["agree"] < summary["agreement"]["rows"] for summary in summaries):
+            lines.append(f"each disagreement: {out / 'disagreements.md'}")
     show(options, summaries, lines)
 
 

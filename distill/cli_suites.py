@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ _RECORDS = (".yaml", ".yml")
 _COLUMNS = ("name", "kind", "n", "k", "k by", "from", "revision")
 
 
-def suites_of(given: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+def suites_of(given: list[str], settings: Sequence[str] = ()) -> tuple[list[str], dict[str, dict[str, str]]]:
     """What ``--suite`` names, and the entries of a recipe's ``suites:`` for what is the user's own.
 
-    ``NAME`` is a suite that ships, ``NAME=FILE`` a local copy of its data, ``FILE.yaml`` an own suite's record.
+    ``NAME`` is a suite that ships or that ``settings`` (of ``--set``) make, ``NAME=FILE`` a local copy of its data,
+    ``FILE.yaml`` an own suite's record.
 
     Raises:
         UserError: there is no such suite or file, or two have one name.
@@ -32,9 +34,11 @@ def suites_of(given: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
             own[name] = {"record": place}
         elif is_copy and place.endswith(_RECORDS):
             own[name] = {"record": place}
-        elif is_copy:
-            find_suite(name, {})
-            own[name] = {"path": place}
+        else:
+            if not any(setting.startswith((f"suites.{name}=", f"suites.{name}.")) for setting in settings):
+                find_suite(name, {})
+            if is_copy:
+                own[name] = {"path": place}
         if is_copy and not Path(place).expanduser().exists():
             raise UserError(
                 "--suite", one, "there is no such file", "NAME=FILE: JSONL, JSON, Parquet, or a YAML record"

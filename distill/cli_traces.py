@@ -119,7 +119,7 @@ def _source(options: argparse.Namespace) -> Any:
     for theirs, equals, _ in rewrite:
         if not (theirs and equals):
             raise UserError("--rewrite", theirs, "is no THEIRS=OURS", "write --rewrite '<thought>=<think>'")
-    fields = with_extracts(dict(pair("--map", item) for item in options.map))
+    fields = with_extracts(mapping(options.map))
     return parse_trace_source(
         {
             "path": options.file,
@@ -202,6 +202,21 @@ def pair(flag: str, text: str) -> tuple[str, str]:
     if not (key and equals and value):
         raise UserError(flag, text, "is no KEY=VALUE", f"write {flag} problem=question,response=answer")
     return key, value
+
+
+def mapping(items: Sequence[str]) -> dict[str, str]:
+    """What ``--map`` says, our names to theirs.
+
+    Raises:
+        UserError: an item is no KEY=VALUE, or one of our names is mapped twice.
+    """
+    fields: dict[str, str] = {}
+    for ours, theirs in (pair("--map", item) for item in items):
+        if ours in fields:
+            reason = f"is mapped twice, to {fields[ours]} and to {theirs}"
+            raise UserError("--map", ours, reason, "name one field for it")
+        fields[ours] = theirs
+    return fields
 
 
 def comma_list(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from distill.errors import UserError
 from distill.recipe_parts import Role
 from eval.codeforces import rating_in_words
-from eval.findings import findings, win_rate_words
+from eval.findings import findings, p_words, win_rate_words
 from eval.pairs import compared_pair, paired_values
 from eval.published import beside, pairs, published_as_lines
 from eval.statistics import gap_closed
@@ -24,6 +24,7 @@ Summary = dict[str, Any]
 
 #: What a summary file must have to be one; `eval.summary.summarise` writes more.
 NEEDED = ("model", "role", "params", "suite", "n", "k", "protocol", "pass@1", "ci95", "problems")
+_GIVE = "give what `distill eval` wrote: a run, results/MODEL, results/MODEL/SUITE or its summary.json"
 #: What `eval.recorded` adds to a protocol: where the responses are from, and what is not known of them.
 _OF_A_RECORDING = ("not_stated", "recorded")
 #: What of a summary stands beside each model's suite in the comparison.
@@ -98,8 +99,8 @@ def _files(path: Path) -> list[Path]:
     results = path / "results" if (path / "results").is_dir() else path
     files = [path] if path.is_file() else sorted(results.rglob("summary.json"))
     if not files:
-        remedy = "give what `distill eval` wrote: a run, results/MODEL or results/MODEL/SUITE"
-        raise UserError("RESULT", str(path), "holds no summary.json", remedy)
+        reason = "holds no summary.json" if path.exists() else "there is no such file or folder"
+        raise UserError("RESULT", str(path), reason, _GIVE)
     return files
 
 
@@ -120,14 +121,15 @@ def _short_names(folders: set[str]) -> dict[str, str]:
 def _read_summary(file: Path) -> Summary:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "RESULT", str(file), f"cannot be read: {error}", "run the evaluation again"
-        ) from error
+    except OSError as error:
+        raise UserError("RESULT", str(file), f"cannot be read: {error}", _GIVE) from error
+    except ValueError as error:
+        remedy = f"{_GIVE}; one that was spoilt is written anew by its evaluation"
+        raise UserError("RESULT", str(file), f"cannot be read: is no JSON ({error})", remedy) from error
     lacking = [key for key in NEEDED if not isinstance(summary, dict) or key not in summary]
     if lacking:
         reason = f"is no result of an evaluation: it has no {', '.join(lacking)}"
-        raise UserError("RESULT", str(file), reason, "give results/MODEL/SUITE/summary.json")
+        raise UserError("RESULT", str(file), reason, _GIVE)
     return dict(summary)
 
 
@@ -222,6 +224,10 @@ def _check_same_exam(suite: str, summaries: Sequence[Summary]) -> None:
         unknown = {*_not_stated([first, other]), *_OF_A_RECORDING}
         for name in sorted({*first["protocol"], *other["protocol"], "k"} - {"seed"} - unknown):
             one, two = ({**summary["protocol"], "k": summary["k"]}.get(name) for summary in (first, other))
+            if one != two and name == "problems":
+                reason = "problems of the same ids have another text, reference or tests"
+                remedy = "evaluate both on one set of problems, recorded responses by one `--suite`"
+                raise UserError(key, None, reason, remedy)
             if one != two:
                 reason = f"measured with {name} = {one!r} and {two!r}"
                 raise UserError(key, None, reason, "evaluate both with one protocol, or compare them apart")
@@ -285,22 +291,24 @@ def _gap(
 
 
 def results_as_lines(summaries: Sequence[dict[str, Any]]) -> list[str]:
-    """A table of summaries, one line each, for the terminal."""
-    lines = [
-        f"{'model':20} {'suite':12} {'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"
-    ]
+    """A table of summaries, one line each, for the terminal; columns of names are as wide as their longest."""
+    wide = max((20, *(len(row["model"]) for row in summaries)))
+    suites = max((12, *(len(row["suite"]) for row in summaries)))
+    heading = f"{'pass@1':>7} {'95% interval':>16} {'n x k':>9} {'format':>7} {'tokens':>7}"
+    lines = [f"{'model':{wide}} {'suite':{suites}} {heading}"]
     for row in summaries:
-        low, high = row["ci95"] or (float("nan"), float("nan"))
+        interval = f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]" if row["ci95"] else "-"
         tokens = "-" if row["mean_tokens"] is None else f"{row['mean_tokens']:.1f}"
+        asked = f"{row['n']} x {row['k']}"
         score = "-" if row["pass@1"] is None else f"{row['pass@1']:.3f}"
         lines.append(
-            f"{row['model']:20} {row['suite']:12} {score:>7} {f'[{low:.3f}, {high:.3f}]':>16} "
-            f"{row['n']:>5} x {row['k']} {row['format']:7.3f} {tokens:>7}"
+            f"{row['model']:{wide}} {row['suite']:{suites}} {score:>7} {interval:>16} "
+            f"{asked:>9} {row['format']:7.3f} {tokens:>7}"
         )
         if row.get("rating"):
-            lines.append(f"{'':20} {rating_in_words(row['rating'])}")
+            lines.append(f"{'':{wide}} {rating_in_words(row['rating'])}")
         if row.get("win_rate"):
-            lines.append(f"{'':20} {win_rate_words(row['win_rate'])}")
+            lines.append(f"{'':{wide}} {win_rate_words(row['win_rate'])}")
     return lines
 
 
@@ -308,7 +316,7 @@ def comparisons_as_lines(comparison: Mapping[str, Any]) -> list[str]:
     """What `compare` found: in sentences, then the paired differences and the published figures, one line each."""
     lines = [
         f"{row['suite']}: {row['a']} - {row['b']} = {row['difference']:+.3f} "
-        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}], p = {row['p']:.3f}, {row['n']} problems x {row['k']}"
+        f"[{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}], {p_words(row['p'])}, {row['n']} problems x {row['k']}"
         f"{'' if row['distinguishable'] else '  (cannot be told apart)'}"
         f"{_unknown_as_words(row['not_stated'])}"
         for row in comparison["comparisons"]

@@ -6,6 +6,7 @@ holds 0 are never told as one ahead of the other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,8 +37,7 @@ def findings(comparison: Mapping[str, Any], paired: Sequence[tuple[str, str]] = 
         if len(rows) > 1:
             found.append(_over_suites(a, b, rows))
         found += [_difference(row, models) for row in rows]
-    if not pairs:
-        found += _alone(models)
+    found += _alone(models, bool(pairs))
     found += [_gap(row) for row in comparison["gap_closed"]]
     found += [_cost(name, model) for name, model in models.items()]
     found += _win_rates(models)
@@ -74,17 +74,32 @@ def _difference(row: Row, models: Mapping[str, Any]) -> str:
     scores = [models[name]["suites"][suite]["pass@1"] for name in (a, b)]
     how = [f"95% interval {low:.3f} to {high:.3f}"]
     if (p := row.get("p")) is not None:
-        how.append("p < 0.001" if p < 0.001 else f"p = {p:.3f}")
+        how.append(p_words(p))
     surely = f"{', '.join(how)}; {row['n']} problems, k = {row['k']}"
     against = f"pass@1 {scores[0]:.3f} against {scores[1]:.3f}"
     if row["distinguishable"]:
-        return f"On {suite}, {a} is better than {b}: {against}, a lead of {size:.3f} ({surely})."
+        return f"On {suite}, {a} is better than {b}: {against}, a lead of {size:.3f} ({surely}).{_not_known(row)}"
     sentence = f"On {suite}, {a} and {b} cannot be told apart: {against}, difference {size:+.3f} ({surely})."
     if (detectable := row.get("detectable")) is not None:
         sentence += (
             f" A true difference under {detectable:.3f} would be seen less than four times in five here."
         )
-    return f"{sentence} {_more_problems(row)}"
+    return f"{sentence} {_more_problems(row)}{_not_known(row)}"
+
+
+def _not_known(row: Row) -> str:
+    names = row.get("not_stated")
+    return f" Whether both were asked alike is not known: not stated {_are(names)}." if names else ""
+
+
+def _are(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"are {', '.join(most)} and {last}" if most else f"is {last}"
+
+
+def p_words(p: float) -> str:
+    """A p as it is printed: none is 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _more_problems(row: Row) -> str:
@@ -104,9 +119,13 @@ def _more_problems(row: Row) -> str:
     return f"To tell apart a difference of this size would need about {rounded:,} problems."
 
 
-def _alone(models: Mapping[str, Any]) -> Iterator[str]:
+def _alone(models: Mapping[str, Any], some_paired: bool) -> Iterator[str]:
+    """Beside pairs, only what one model alone was asked: any other figure is in a sentence, or left out on purpose."""
+    asked = Counter(suite for model in models.values() for suite in model["suites"])
     for name, model in models.items():
         for suite, figures in model["suites"].items():
+            if some_paired and asked[suite] > 1:
+                continue
             if figures["pass@1"] is not None and figures["ci95"]:
                 low, high = figures["ci95"]
                 yield (
@@ -177,7 +196,7 @@ def win_rate_words(rate: Row) -> str:
     ours = "" if controlled is None else f"; {controlled:.3f} with our own length control"
     return (
         f"wins {rate['value']:.3f} of the comparisons that {rate['judge']} judged "
-        f"(95% interval {low:.3f} to {high:.3f}{ours}).{note}"
+        f"(95% interval {low:.3f} to {high:.3f}{ours}; {rate['n']} problems).{note}"
     )
 
 

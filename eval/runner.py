@@ -90,6 +90,8 @@ def evaluate(
     write_json_atomic(folder / "summary.json", summary)
     if summary["ungraded"] and judge is None:
         left_out = f"{summary['ungraded']} samples could not be graded and are left out"
+        if suite.kind == "open":
+            left_out = f"{summary['ungraded']} open answers are not graded; a judge gives them a win rate"
         print(f"{model.name}: {suite.name}: {left_out}; see {responses}", file=sys.stderr)
     return summary
 

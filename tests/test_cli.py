@@ -175,7 +175,7 @@ def test_compare(finished: Finished, capsys: Capture) -> None:
     found = in_json(capsys, "compare", finished[1])
     assert {row["suite"] for row in found["comparisons"]} == {"chains"}
     assert main(["compare", f"{finished[1]}/results/teacher", f"{finished[1]}/results/base"]) == 0
-    assert "4 problems x 2" in capsys.readouterr().out
+    assert "4 problems, k = 2" in capsys.readouterr().out
 
 
 def test_traces_import(tmp_path: Path, capsys: Capture) -> None:
@@ -334,11 +334,11 @@ def test_a_template_of_the_recipes_own_helps(recipe_file: str, finished: Finishe
         (["run", "RECIPE", "--set", "no-value"], "is no KEY=VALUE"),
         (["teacher", "sample", "RECIPE"], "stands on stage `zero`"),
         (["eval"], "needs either a RECIPE or --model"),
-        (["eval", "RECIPE", "--model", "x"], "needs either a RECIPE or --model"),
+        (["eval", "RECIPE", "--model", "x"], "a recipe names its own models"),
         (["eval", "RECIPE", "--suite", "chains"], "names its own suites"),
         (["eval", "--model", "x"], "is missing"),
         (["eval", "--model", "a/x", "--model", "b/x", "--suite", "chains"], "same last name"),
-        (["eval", "--model", "./none", "--suite", "chains"], "no model can be loaded"),
+        (["eval", "--model", "./none", "--suite", "chains"], "loaded from it (there is no such folder)"),
         (["compare", "nowhere"], "nowhere"),
         (["ask", "./none", "1+1"], "no model can be loaded"),
         (["traces", "import", "none.jsonl", "--out", "set"], "no such file"),

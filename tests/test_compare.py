@@ -136,6 +136,15 @@ def test_other_problems_are_refused_and_named() -> None:
     assert caught.value.value == "p3" and "base and small on chains" in caught.value.key
 
 
+def test_other_references_of_the_same_problems_are_told_without_fingerprints() -> None:
+    summaries = everyone()
+    for place, summary in enumerate(summaries):
+        summary["protocol"]["problems"] = f"{place}"
+    with pytest.raises(UserError, match="of the same ids have another text, reference or tests") as caught:
+        compared(summaries)
+    assert "recorded responses by one `--suite`" in str(caught.value)
+
+
 def test_models_without_roles_are_compared_each_with_each_in_their_order() -> None:
     summaries = [row | {"role": "base"} for row in everyone()[:3]]
     nothing_told: Any = dict.fromkeys(("base", "small", "teacher"), "base")
@@ -208,8 +217,10 @@ def test_the_only_base_given_is_everybodys(tmp_path: Path) -> None:
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no summary\.json"):
         read_results([tmp_path])
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        read_results([tmp_path / "nowhere"])
     for text, reason in (
-        ("{", "cannot be read"),
+        ("{", "cannot be read: is no JSON"),
         ("[]", "it has no model"),
         ('{"model": 1}', "it has no role"),
     ):

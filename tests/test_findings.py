@@ -119,6 +119,26 @@ def test_a_model_alone_is_told_with_its_interval() -> None:
     ]
 
 
+def test_what_one_model_alone_was_asked_is_told_beside_pairs() -> None:
+    models = {
+        "student": model(10, {"chains": 0.68, "gsm8k": 0.5}),
+        "base": model(10, {"chains": 0.5}),
+        "teacher": model(10, {"chains": 0.6}),
+    }
+    found = findings({"models": models, "comparisons": [row(0.18)], "gap_closed": []})
+    assert [sentence for sentence in found if "no other model" in sentence] == [
+        "On gsm8k, student has pass@1 0.500 (95% interval 0.400 to 0.600; 200 problems, k = 4), "
+        "with no other model to compare it with."
+    ]
+
+
+def test_what_a_recording_does_not_state_is_told_of_leads_and_of_ties() -> None:
+    for difference in (0.18, 0.01):
+        [sentence, *_] = told(row(difference, not_stated=["top_p"]))
+        assert sentence.endswith(". Whether both were asked alike is not known: not stated is top_p.")
+    assert "asked alike" not in " ".join(told(row(0.18, not_stated=[])))
+
+
 @pytest.mark.parametrize(
     ("value", "interval", "reason", "sentence"),
     [
@@ -170,10 +190,11 @@ def test_what_a_reader_asks_first_is_told_first() -> None:
 def test_a_win_rate_is_told_with_judge_interval_and_whose_length_control() -> None:
     models = {"student": model(10, {"alpaca_eval2": None})}
     rate = {"value": 0.4, "ci95": [0.35, 0.45], "length_controlled": 0.38, "judge": "llama", "note": "Told."}
+    rate |= {"n": 805}
     models["student"]["suites"]["alpaca_eval2"]["win_rate"] = rate
     assert findings({"models": models, "comparisons": [], "gap_closed": []})[1:] == [
         "On alpaca_eval2, student wins 0.400 of the comparisons that llama judged "
-        "(95% interval 0.350 to 0.450; 0.380 with our own length control). Told."
+        "(95% interval 0.350 to 0.450; 0.380 with our own length control; 805 problems). Told."
     ]
 
 

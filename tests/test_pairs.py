@@ -45,19 +45,26 @@ def test_one_problem_tells_nothing() -> None:
     )
 
 
-def test_the_terminal_shows_differences_and_ratings() -> None:
-    row = compared_pair("aime", exam("a", [1, 0] * 10), exam("b", [0, 1] * 10))
-    assert row is not None
-    found = {"comparisons": [row | {"not_stated": ["top_p"]}], "findings": ["A sentence."], "published": []}
-    first, _, line = comparisons_as_lines(found)
-    assert first == "A sentence." and line.startswith("aime: a - b = +0.000 [")
-    assert "p = 1.000, 20 problems x 1  (cannot be told apart)" in line and "does not state top_p" in line
+def test_the_terminal_shows_findings_differences_and_ratings() -> None:
+    same = compared_pair("aime", exam("a", [1, 0] * 10), exam("b", [0, 1] * 10))
+    apart = compared_pair("aime", exam("good", [1] * 30), exam("bad", [0] * 30))
+    assert same is not None and apart is not None
+    rows = [row | {"not_stated": []} for row in (same, apart)]
+    lines = comparisons_as_lines({"comparisons": rows, "published": [], "findings": ["Said."]})
+    assert lines[:2] == ["Said.", ""]
+    assert lines[2].startswith("aime: a - b = +0.000 [")
+    assert lines[2].endswith("p = 1.000, 20 problems x 1  (cannot be told apart)")
+    assert "p < 0.001, 30 problems x 1" in lines[3]
+    long, none = "a-model-of-a-rather-long-name", {"pass@1": None, "ci95": None, "n": 0, "mean_tokens": None}
     shown = {
         "model": "m", "suite": "cf", "pass@1": 0.5, "ci95": [0.4, 0.6], "n": 10, "k": 1, "format": 1.0,
         "mean_tokens": 3,
         "rating": {"value": 1543.2, "ci95": [1400.0, None], "percentile": 0.85, "percentile_source": "", "note": ""},
     }  # fmt: skip
-    assert (
-        results_as_lines([shown])[-1].strip()
-        == "Codeforces rating 1543 [1400, open], above 0.850 of contestants"
+    table = results_as_lines(
+        [shown, {**shown, **none, "model": long, "suite": "a-long-suite", "rating": None}]
     )
+    assert table[2].strip() == "Codeforces rating 1543 [1400, open], above 0.850 of contestants"
+    assert table[0].index("suite") == table[1].index("cf") == table[3].index("a-long-suite") == len(long) + 1
+    assert {len(line) for line in (table[0], table[1], table[3])} == {len(table[0])}
+    assert table[3].split()[2:4] == ["-", "-"]

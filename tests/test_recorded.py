@@ -230,7 +230,10 @@ def test_the_results_compare_and_say_what_is_not_known(capsys):
     assert (found["difference"], found["n"], found["k"]) == (0.5, 40, 1)
     assert found["not_stated"] == ["instruction", "max_tokens", "temperature", "top_p"]
     assert main(["compare", "out"]) == 0
-    assert "not known to be asked alike: a recording does not state instruction" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "not known to be asked alike: a recording does not state instruction" in out
+    alike = "Whether both were asked alike is not known: not stated are instruction, max_tokens, temperature and top_p."
+    assert f"40 problems, k = 1). {alike}\n" in out
     assert (
         score([row(n, n, temperature=t, model=m) for n in (1, 2) for m, t in (("a", 0), ("b", 1))], out="c")
         == 0
@@ -261,6 +264,7 @@ def test_a_row_has_what_the_runner_writes_and_its_place():
         ([row(1, 2)], ("--map", "problem=questoin"), "--map problem = 'questoin': row 1: has no such field"),
         ([row(1, 2)], ("--map", "respnse=out"), "did you mean `response`?"),
         ([row(1, 2)], ("--map", "problem"), "is no KEY=VALUE"),
+        ([row(1, 2)], ("--map", "x=problem,x=response"), "is mapped twice, to problem and to response"),
         ([row(1, 2)], ("--label", "label"), "--label = 'label': row 1: has no such field"),
         ([row(1, 2, label="maybe")], ("--label", "label"), "'maybe' is neither true nor false"),
         ([row(1, 2, kind="poem")], (), "is none of math, choice, code"),

@@ -22,7 +22,7 @@ from distill.report.gather import RunReport, gather
 from distill.report.markdown import render_markdown
 from distill.report.page import render_page, script_json
 from distill.report.tables import cost_table
-from distill.report.words import DASH, compared, cost_notes, cost_sentence, given_behind
+from distill.report.words import DASH, compared, cost_notes, cost_sentence, given_behind, protocol_words
 
 _spec = importlib.util.spec_from_file_location("report_run", Path(__file__).with_name("report_run.py"))
 assert _spec is not None and _spec.loader is not None
@@ -242,6 +242,17 @@ def test_what_was_given_was_made_at_a_cost_that_nobody_knows() -> None:
         assert cost_notes(run)[1:] == [f"{name}, given: what {what} took is not known and not counted."]
         assert cost_sentence(run).endswith(f"student took 0.88 M tokens (not counting what made {name}).")
         assert set(cost_table(run).rows[1][1:]) == {DASH}, "the given teacher"
+
+
+def test_a_student_that_was_given_is_not_told_as_free() -> None:
+    run = costs(distilled_from({}, HARVEST))
+    run.models[-1].cost.update(generated_tokens=0, trained_tokens=0)
+    assert run.models[-1].name == "student" and cost_sentence(run) == ""
+
+
+def test_a_prompt_is_shown_as_words() -> None:
+    said = protocol_words({"temperature": 0.6, "instruction": "{problem}\n\nBox it: \\boxed{}."})
+    assert said == 'temperature 0.6, prompt: "{problem} Box it: \\boxed{}."'
 
 
 def test_traces_of_a_teacher_that_was_made_are_counted() -> None:

@@ -27,6 +27,7 @@ from distill.models.vocabulary import (
     config_of,
     first_line,
     load_tokenizer,
+    why_not,
 )
 from distill.recipe import GrpoStage, SftStage
 from distill.recipe_parts import Lora, ModelSource, Thought
@@ -317,7 +318,7 @@ def _load_config(key: str, place: str | Path) -> Any:
         raise UserError(
             key,
             str(place),
-            f"no model can be loaded from it ({first_line(error)})",
+            f"no model can be loaded from it ({why_not(place, error)})",
             "give a folder or hub name that holds config.json and weights",
         ) from None
 

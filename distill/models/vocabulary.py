@@ -38,7 +38,7 @@ def load_tokenizer(name: str, source: ModelSource) -> Any:
         raise UserError(
             key,
             place,
-            f"no tokenizer can be loaded from it ({first_line(error)})",
+            f"no tokenizer can be loaded from it ({why_not(place, error)})",
             "give a folder or hub name that holds tokenizer.json",
         ) from None
     # Where a folder has no tokenizer, transformers makes one up from the special tokens alone.
@@ -125,6 +125,13 @@ def base_of_adapter(key: str, place: str | Path) -> str | None:
     if not isinstance(base, str) or not base:
         raise UserError(key, str(place), "is an adapter that does not say of which model", remedy)
     return base
+
+
+def why_not(place: str | Path | None, error: BaseException) -> str:
+    """What an error of transformers means: it takes a folder that is not there for a hub's name, and finds that odd."""
+    text = str(place)
+    is_folder = text.startswith((".", "/", "~")) or text.count("/") > 1
+    return "there is no such folder" if is_folder and not Path(text).exists() else first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -183,7 +183,9 @@ def cost_notes(run: RunReport) -> list[str]:
 
 def cost_sentence(run: RunReport) -> str:
     """What the students cost beside the baselines, without and with their teacher; empty where it is not known."""
-    told = [model for model in run.models if model.role in ("student", "baseline") and model.cost]
+    # What was given took something elsewhere, not 0 tokens.
+    made = [model for model in run.models if _tokens(model.cost)]
+    told = [model for model in made if model.role in ("student", "baseline")]
     parts = []
     for model in told:
         own = _tokens(model.cost)
@@ -329,7 +331,8 @@ def protocol_words(protocol: dict[str, Any]) -> str:
     parts = [f"{words} {protocol[name]:,}" for name, words in names if protocol.get(name) is not None]
     parts = [f"{part} tokens" if part.startswith("at most") else part for part in parts]
     if protocol.get("instruction"):
-        parts.append(f"prompt: {protocol['instruction']!r}")
+        words = " ".join(protocol["instruction"].split())
+        parts.append(f'prompt: "{words}"')
     return ", ".join(parts)
 
 
