@@ -241,18 +241,20 @@ def _differences(summary: Mapping[str, Any], protocol: Protocol, metric: str) ->
     ours, against, remarks = summary["protocol"], [], []
     for key in ("temperature", "top_p", "window"):
         here, there = ours.get(key), getattr(protocol, key)
-        if there is None:
+        if here is None and (there is not None or key != "window"):
+            against.append(
+                f"{key} is not known here, {'not stated' if there is None else _shown(there)} there"
+            )
+        elif there is None:
             if key != "window":
                 remarks.append(f"{key} is not stated there")
-        elif here is None:
-            against.append(f"{key} is not known here, {_shown(there)} there")
         elif (tuple(day[:7] for day in here) if key == "window" else here) != there:
             against.append(f"{key} {_shown(here)} here, {_shown(there)} there")
     limit, theirs = ours.get("max_tokens"), protocol.max_tokens
-    if theirs is None:
+    if limit is None:
+        against.append(f"max_tokens is not known here, {'not stated' if theirs is None else theirs} there")
+    elif theirs is None:
         remarks.append("max_tokens is not stated there")
-    elif limit is None:
-        against.append(f"max_tokens is not known here, {theirs} there")
     elif limit != theirs:
         told = f"max_tokens {limit} here, {theirs} there"
         near = theirs * (1 - LIMIT_SLACK) <= limit < theirs

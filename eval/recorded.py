@@ -247,6 +247,13 @@ class _Result:
         if disagreements is not None:
             summary["agreement"] = disagreements.count(model, suite, read_shard(self._responses))
         write_json_atomic(self.folder / "summary.json", summary)
+        unanswered = summary["verdicts"].get(Verdict.NO_ANSWER, 0)
+        if unanswered > self.group.rows / 2:
+            doubt = "is that their kind (--kind, --map kind=...), and their whole text?"
+            print(
+                f"{model}: {suite}: {unanswered} of {self.group.rows} responses have no answer: {doubt}",
+                file=sys.stderr,
+            )
         if summary["ungraded"]:
             left_out = f"{summary['ungraded']} samples could not be graded and are left out"
             print(f"{model}: {suite}: {left_out}; see {self._responses}", file=sys.stderr)

@@ -278,6 +278,15 @@ def test_what_was_measured_otherwise_is_not_compared(changed: dict[str, Any], wh
     assert found == "not comparable" and why in told
 
 
+def test_knowing_less_gives_no_firmer_verdict() -> None:
+    """A recording that states nothing is not comparable with a figure that states nothing either."""
+    unknown = {"temperature": None, "top_p": None, "max_tokens": None}
+    for version in ("v1", "replication"):
+        found, told = verdict(version=version, protocol=unknown)
+        assert found == "not comparable" and "temperature is not known here" in told
+    assert verdict(version="replication")[0] == "inside"  # known here, not stated there: told and lived with
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [

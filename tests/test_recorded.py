@@ -351,3 +351,11 @@ def test_the_summary_is_that_of_the_runner():
     assert score(rows) == 0
     own, found = summarise(responses(), 1), result()
     assert {name: found[name] for name in own} == own
+
+
+def test_a_file_that_hardly_answers_is_doubted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody may see from a score of 0 alone that the kind, or the column, was the wrong one."""
+    assert score([row(n, n + 1) for n in range(4)], "--kind", "choice") == 0
+    assert "4 of 4 responses have no answer: is that their kind" in capsys.readouterr().err
+    assert score([row(n, n + 1) for n in range(4)], out="other") == 0
+    assert "have no answer" not in capsys.readouterr().err
