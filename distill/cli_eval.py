@@ -61,7 +61,7 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
             "two models have the same last name",
             "evaluate them one after the other, or write a recipe",
         )
-    suites, own = suites_of(options.suite, options.set)
+    suites, own = suites_of(options.suite, _set_suites(options.set))
     stage: dict[str, Any] = {"name": "exam", "kind": "eval", "models": list(models), "suites": suites}
     if judge := _judge(options):
         stage["judge"] = judge
@@ -72,6 +72,12 @@ def _one_off(options: argparse.Namespace) -> tuple[Any, Path]:
         override_key(raw, setting)
     recipe = parse_recipe(raw)
     return recipe, Path(options.out or Path("runs") / recipe.name)
+
+
+def _set_suites(settings: list[str]) -> set[str]:
+    """The suites that ``--set suites.NAME...`` changes or makes."""
+    keys = (setting.partition("=")[0].split(".") for setting in settings)
+    return {key[1] for key in keys if key[0] == "suites" and len(key) > 1}
 
 
 def _judge(options: argparse.Namespace) -> dict[str, Any] | None:

@@ -112,7 +112,7 @@ def _bank(options: argparse.Namespace) -> Any:
     """The problems of ``--suite``, with what ``--set suites.NAME...`` changes; None where rows bring their own."""
     from distill.recipe_file import override_key, parse_filter_settings
     from distill.suites import find_suite, load_suite
-    from eval.recorded_rows import Bank
+    from eval.bank import Bank
 
     settings: dict[str, Any] = {}
     for override in options.set:

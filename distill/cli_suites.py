@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ _RECORDS = (".yaml", ".yml")
 _COLUMNS = ("name", "kind", "n", "k", "k by", "from", "revision")
 
 
-def suites_of(given: list[str], settings: Sequence[str] = ()) -> tuple[list[str], dict[str, dict[str, str]]]:
+def suites_of(
+    given: list[str], set_apart: Collection[str] = ()
+) -> tuple[list[str], dict[str, dict[str, str]]]:
     """What ``--suite`` names, and the entries of a recipe's ``suites:`` for what is the user's own.
 
-    ``NAME`` is a suite that ships or that ``settings`` (of ``--set``) make, ``NAME=FILE`` a local copy of its data,
-    ``FILE.yaml`` an own suite's record.
+    ``NAME`` is a suite that ships (or one ``set_apart``, which ``--set suites.NAME...`` makes), ``NAME=FILE`` a local
+    copy of its data, ``FILE.yaml`` an own suite's record.
 
     Raises:
         UserError: there is no such suite or file, or two have one name.
@@ -35,7 +37,7 @@ def suites_of(given: list[str], settings: Sequence[str] = ()) -> tuple[list[str]
         elif is_copy and place.endswith(_RECORDS):
             own[name] = {"record": place}
         else:
-            if not any(setting.startswith((f"suites.{name}=", f"suites.{name}.")) for setting in settings):
+            if name not in set_apart:
                 find_suite(name, {})
             if is_copy:
                 own[name] = {"path": place}

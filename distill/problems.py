@@ -163,7 +163,7 @@ def _is_array(file: Path) -> bool:
 def _read_array(file: Path) -> Iterator[Row]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(str(file), None, f"is no JSON: {error}", "write it again") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
@@ -179,7 +179,7 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 reason = f"line {number} is no JSON: {error}"
                 raise UserError(f"{file}:{number}", None, reason, "mend or remove it") from None
             if not isinstance(row, dict):
@@ -312,14 +312,14 @@ class RowReader:
         value = self.value("reference")
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # 27.0 is how a table writes the whole number 27
+        if isinstance(value, float) and (value.is_integer() or value != value):
+            value = int(value) if value == value else None  # so tables write the whole number 27, and nothing
         if isinstance(value, int | float):
             value = str(value)
         if isinstance(value, str) and value.strip():
             return value.strip()
         if isinstance(value, dict):
-            several = {word: [str(one) for one in many] for word, many in value.items() if many}
+            several = {k: [*map(str, many)] for k, many in value.items() if many and type(many) is list}
             if len(several) == 1 and several.keys() <= {"any", "all"}:
                 return several
         if not required and value is None:

@@ -61,8 +61,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         UserError: the file is no YAML mapping, or anything in it is wrong.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             "RECIPE", str(path), f"cannot be read: {_one_line(error)}", "give a YAML file"
         ) from error
@@ -130,7 +130,7 @@ def parse_filter_settings(raw: dict[str, Any]) -> FilterSettings:
     return settings
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML in which a key written twice is an error; by default the last one wins without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -163,8 +163,8 @@ def override_key(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UserError("--set", override, "is no KEY=VALUE", "write --set stages.NAME.learning_rate=2e-4")
     try:
-        value = yaml.load(text, _StrictLoader)
-    except yaml.YAMLError as error:
+        value = yaml.load(text, StrictLoader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError("--set", override, f"the value is no YAML: {_one_line(error)}", "quote it") from error
     node: Any = raw
     while True:

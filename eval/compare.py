@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from distill.errors import UserError
 from distill.recipe_parts import Role
@@ -130,7 +130,43 @@ def _read_summary(file: Path) -> Summary:
     if lacking:
         reason = f"is no result of an evaluation: it has no {', '.join(lacking)}"
         raise UserError("RESULT", str(file), reason, _GIVE)
+    for key, fits in _FITS.items():
+        if not fits(summary[key]):
+            reason = f"its `{key}` is not what an evaluation writes there"
+            raise UserError("RESULT", str(file), reason, "run the evaluation again")
     return dict(summary)
+
+
+def _are_problems(found: object) -> bool:
+    """Whether these are counts of samples, each problem once: a problem counted twice would weigh double."""
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        return False
+    counts = [(row.get("correct"), row.get("samples")) for row in found]
+    whole = all(
+        type(correct) is type(samples) is int and 0 <= correct <= samples for correct, samples in counts
+    )
+    ids = [row.get("id") for row in found]
+    return whole and all(isinstance(one, str) for one in ids) and len(set(ids)) == len(ids)
+
+
+def _is_share(found: object) -> bool:
+    return isinstance(found, int | float) and 0 <= found <= 1
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "model": lambda found: isinstance(found, str),
+    "role": lambda found: found in get_args(Role),
+    "params": lambda found: found is None or type(found) is int,
+    "suite": lambda found: isinstance(found, str),
+    "n": lambda found: type(found) is int and found >= 0,
+    "k": lambda found: type(found) is int and found >= 1,
+    "protocol": lambda found: isinstance(found, dict),
+    "pass@1": lambda found: found is None or _is_share(found),
+    "ci95": lambda found: (
+        found is None or (isinstance(found, list) and [*map(_is_share, found)] == [True] * 2)
+    ),
+    "problems": _are_problems,
+}
 
 
 def compare(
@@ -221,7 +257,8 @@ def _check_same_exam(suite: str, summaries: Sequence[Summary]) -> None:
             apart = f"{len(ids - others)} of the first alone, {len(others - ids)} of the second"
             remedy = "evaluate both on one set of problems (the built-in world: with one seed)"
             raise UserError(key, min(ids ^ others), f"were asked different problems: {apart}", remedy)
-        unknown = {*_not_stated([first, other]), *_OF_A_RECORDING}
+        # A window is one of the problems, whose fingerprints are held against each other.
+        unknown = {*_not_stated([first, other]), *_OF_A_RECORDING, "window"}
         for name in sorted({*first["protocol"], *other["protocol"], "k"} - {"seed"} - unknown):
             one, two = ({**summary["protocol"], "k": summary["k"]}.get(name) for summary in (first, other))
             if one != two and name == "problems":

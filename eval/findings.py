@@ -71,11 +71,13 @@ def _difference(row: Row, models: Mapping[str, Any]) -> str:
         a, b = b, a
     low, high = sorted(-bound for bound in row["ci95"]) if turned else row["ci95"]
     size = -row["difference"] if turned else row["difference"]
-    scores = [models[name]["suites"][suite]["pass@1"] for name in (a, b)]
+    own = [models[name]["suites"][suite]["pass@1"] for name in (row["a"], row["b"])]
+    scores = (row.get("scores") or own)[:: -1 if turned else 1]
     how = [f"95% interval {low:.3f} to {high:.3f}"]
     if (p := row.get("p")) is not None:
         how.append(p_words(p))
-    surely = f"{', '.join(how)}; {row['n']} problems, k = {row['k']}"
+    left = f", {row['left_out']} more left out as not graded for both" if row.get("left_out") else ""
+    surely = f"{', '.join(how)}; {row['n']} problems{left}, k = {row['k']}"
     against = f"pass@1 {scores[0]:.3f} against {scores[1]:.3f}"
     if row["distinguishable"]:
         return f"On {suite}, {a} is better than {b}: {against}, a lead of {size:.3f} ({surely}).{_not_known(row)}"
@@ -112,6 +114,7 @@ def _more_problems(row: Row) -> str:
         return "They scored the same, so no number of problems can be told that would separate them."
     error = (row["ci95"][1] - row["ci95"][0]) / 2 / _SIZE
     needed = row["n"] * ((_SIZE + _POWER) * error / row["difference"]) ** 2
+    needed = max(needed, row["n"] + 1)  # of so few problems the root says too little
     if needed > _MANY:
         return "To tell apart a difference this small would need more than a million problems."
     digits = max(10 ** (len(str(int(needed))) - 2), 1)

@@ -50,20 +50,20 @@ def inspect_head(path: Path) -> Head:
 
 
 def inspect_rows(path: Path) -> Iterator[Row]:
-    """The samples of a log, one row each.
+    """The samples of a log, one row for each choice that a sample's model gave: nearly always one.
 
     Raises:
         UserError: a member of the zip cannot be read, or a sample is none.
     """
     if not _is_zip(path):
         for sample in _whole(path).get("samples") or ():
-            yield _row(path, sample)
+            yield from _rows(path, sample)
         return
     with _opened(path) as archive:
         # A sample that was written again (a retry) is there twice by one name: the last counts.
         members = {info.filename: info for info in archive.infolist() if _is_sample(info.filename)}
         for info in members.values():
-            yield _row(path, _member(path, archive, info))
+            yield from _rows(path, _member(path, archive, info))
 
 
 def _is_sample(name: str) -> bool:
@@ -112,11 +112,20 @@ def _no_log(path: Path, reason: str) -> UserError:
     )
 
 
-def _row(path: Path, sample: object) -> Row:
+def _rows(path: Path, sample: object) -> Iterator[Row]:
     if not isinstance(sample, dict) or not {"id", "epoch", "input", "target"} <= sample.keys():
         raise _no_log(path, "a sample has no id, epoch, input and target")
+    choices = (sample.get("output") or {}).get("choices") or [{}]
+    for place, choice in enumerate(choices):
+        row = _row(sample, choice)
+        if len(choices) > 1:  # the sample has one score and one count of tokens
+            number = row["sample_index"] * len(choices) + place
+            row |= {"sample_index": number, "labels": {}, "tokens": None}
+        yield row
+
+
+def _row(sample: Row, choice: Row) -> Row:
     output = sample.get("output") or {}
-    choice: Row = next(iter(output.get("choices") or ()), {})
     text = _text((choice.get("message") or {}).get("content"), sample.get("attachments") or {})
     error = (sample.get("error") or {}).get("message")
     stopped = choice.get("stop_reason")

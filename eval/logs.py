@@ -16,10 +16,12 @@ A score of several samples together labels none of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,6 +56,36 @@ def open_log(path: Path, format: str) -> Log:
     Raises:
         UserError: the file is none of that format. Its rows, when they are read, may raise it too.
     """
+    with _spoilt(path, format, "its head"):
+        log = _opened(path, format)
+        for name in (log.model, log.suite):  # which is shown in terminals, and names a folder
+            if not isinstance(name, str) or not name.isprintable():
+                raise ValueError(f"{name!a} names no model and no task")
+    return replace(log, rows=lambda: _row_by_row(path, format, log.rows()))
+
+
+def _row_by_row(path: Path, format: str, rows: Iterator[Row]) -> Iterator[Row]:
+    for number in itertools.count(1):
+        with _spoilt(path, format, f"response {number}"):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+@contextmanager
+def _spoilt(path: Path, format: str, place: str) -> Iterator[None]:
+    """What no log of a tool holds, a number for a list or a spoilt zip, is the file's mistake, whatever it raises."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        reason = f"{place} is not as {format} writes it: {type(error).__name__}: {error}"[:300]
+        raise UserError("--responses", str(path), reason, "is it another tool's, or damaged?") from error
+
+
+def _opened(path: Path, format: str) -> Log:
     dated = _DATED.match(path.stem)
     task = dated["task"] if dated else path.stem
     if format == "lm-eval":
@@ -117,7 +149,7 @@ def _lm_eval_responses(path: Path, number: int, row: Row) -> list[str | None]:
     if not isinstance(row["resps"], list):
         _refuse(path, number, "its `resps` are no list", "write the log again with --log_samples")
     texts = [text for each in row["resps"] for text in (each if isinstance(each, list) else [each])]
-    return [str(text) for text in texts if text is not None]
+    return [None if text is None else str(text) for text in texts]
 
 
 def _requests(arguments: object) -> Iterator[list[Any]]:
@@ -212,7 +244,8 @@ def _lighteval_new(doc: Row, answer: Row, metric: object) -> _Made:
 
 
 def _lighteval_old(row: Row) -> _Made:
-    texts = [each[0] if isinstance(each, list) and each else each for each in _as_list(row["predictions"])]
+    predicted = (each if isinstance(each, list) else [each] for each in _as_list(row["predictions"]))
+    texts = [text for each in predicted for text in each]
     counts = [len(ids) for ids in _as_list(row.get("cont_tokens")) if isinstance(ids, list)]
     problem = row.get("example") or row.get("full_prompt")
     head = {"problem": problem, "reference": _gold(_as_list(row.get("gold")))}

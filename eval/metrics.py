@@ -17,6 +17,8 @@ import numpy as np
 
 from distill.records import Verdict
 
+#: Samples of a problem up to which the choices of k of them are counted; from more on so many are drawn.
+MOST_EXACT, DRAWS = 512, 10_000
 UNGRADED = frozenset({Verdict.ERROR, Verdict.BAD_REFERENCE, Verdict.UNVERIFIED})
 
 
@@ -67,7 +69,8 @@ def cons_at_k(
     A problem with samples but no vote scores 0; one without samples is left out. None when no problem has one.
 
     Args:
-        k: the mean over all choices of k of a problem's samples; None: all of them vote.
+        k: the mean over all choices of k of a problem's samples (over `DRAWS` of them where it has more than
+            `MOST_EXACT`); None: all of them vote.
 
     Raises:
         ValueError: a problem has samples, but fewer than k.
@@ -79,7 +82,8 @@ def cons_at_k(
         if k is not None and len(correct_G) < k:
             raise ValueError(f"cons@{k} needs {k} samples of every problem; one has {len(correct_G)}")
         sizes, shares = _ballot(answers_G, correct_G)
-        scores_P.append(_vote(sizes, shares, len(correct_G), k or len(correct_G)))
+        vote = _vote if len(correct_G) <= MOST_EXACT else _vote_by_lot
+        scores_P.append(vote(sizes, shares, len(correct_G), k or len(correct_G)))
     return sum(scores_P) / len(scores_P) if scores_P else None
 
 
@@ -116,6 +120,18 @@ def _vote(sizes: Sequence[int], shares: Sequence[float], samples: int, k: int) -
             ways = _ways_of_rivals(rivals, rest, votes, k - votes)
             total += share * math.comb(sizes[at], votes) * ways
     return total / math.comb(samples, k)
+
+
+def _vote_by_lot(sizes: Sequence[int], shares: Sequence[float], samples: int, k: int) -> float:
+    """`_vote` by drawing: to count the ways would take hours, and numbers that no float holds."""
+    if k == samples or not sizes:
+        return _vote(sizes, shares, samples, samples)
+    numbers = [*sizes, samples - sum(sizes)]
+    votes_RA = np.random.default_rng(0).multivariate_hypergeometric(numbers, k, size=DRAWS)[:, :-1]
+    wins_RA = (votes_RA == votes_RA.max(axis=1, keepdims=True)) & (votes_RA > 0)
+    winners_R = wins_RA.sum(axis=1)
+    scores_R = (wins_RA @ np.array(shares)) / np.maximum(winners_R, 1)
+    return float(scores_R.mean())
 
 
 def _ways_of_rivals(rivals: Sequence[int], rest: int, votes: int, chosen: int) -> float:

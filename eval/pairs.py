@@ -18,9 +18,10 @@ Summary = Mapping[str, Any]
 def compared_pair(suite: str, a: Summary, b: Summary) -> dict[str, Any] | None:
     """One row of a comparison; None where the two have no problem that both could be graded on.
 
-    ``difference`` is a - b over ``n`` problems with ``k`` samples each, ``ci95`` its interval, ``p`` of the two-sided
-    paired test (`eval.statistics.paired_difference`), ``detectable`` the difference that would be seen four times in
-    five, and ``statement`` says all of it.
+    ``difference`` is a - b over ``n`` problems with ``k`` samples each; ``left_out`` are those that one of the two has
+    no graded sample of. ``scores`` are both models' pass@1 on these ``n`` (their own figures may be over more),
+    ``ci95`` is the difference's interval, ``p`` of the two-sided paired test (`eval.statistics.paired_difference`),
+    ``detectable`` the difference that would be seen four times in five; ``statement`` says all of it.
     """
     a_P, b_P = paired_values([a, b])
     if not len(a_P):
@@ -30,12 +31,14 @@ def compared_pair(suite: str, a: Summary, b: Summary) -> dict[str, Any] | None:
         "suite": suite,
         "a": a["model"],
         "b": b["model"],
+        "scores": [float(a_P.mean()), float(b_P.mean())],
         "difference": found.value,
         "ci95": list(found.interval),
         "p": found.p,
         "distinguishable": found.distinguishable,
         "detectable": found.detectable,
         "n": len(a_P),
+        "left_out": len(a["problems"]) - len(a_P),
         "k": a["k"],
         "statement": statement(a["model"], b["model"], found, len(a_P), a["k"]),
     }

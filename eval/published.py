@@ -186,9 +186,7 @@ def _row(summary: Mapping[str, Any], name: str, cell: Cell, known: Registry) -> 
     protocol = known.protocols[cell.protocol]
     measured, interval, missing = _figure(summary, cell.metric)
     against, remarks = _differences(summary, protocol, cell.metric)
-    whole, asked = known.suites[cell.suite].problems, len(summary["problems"])
-    if whole is not None and asked != whole:
-        against.append(f"{asked} problems here, all {whole} there")
+    against += _problems_apart(summary, known.suites[cell.suite].problems, protocol)
     against = [missing] if missing else against
     published = cell.value / 100 if cell.unit == "percent" else cell.value
     verdict = "not comparable"
@@ -211,6 +209,20 @@ def _row(summary: Mapping[str, Any], name: str, cell: Cell, known: Registry) -> 
         "verdict": verdict,
         "why": "; ".join(against or remarks),
     }
+
+
+def _problems_apart(summary: Mapping[str, Any], whole: int | None, protocol: Protocol) -> list[str]:
+    """In what the problems differ from the ``whole`` suite's, or from those of a window."""
+    asked = len(summary["problems"])
+    graded = sum(row["samples"] > 0 for row in summary["problems"])
+    found = []
+    if whole is None and protocol.window is None:
+        found.append("which problems were asked there is not known")
+    if whole is not None and asked != whole:
+        found.append(f"{asked} problems here, all {whole} there")
+    elif graded < asked:
+        found.append(f"{asked - graded} of the {asked} problems could not be graded here")
+    return found
 
 
 def _figure(summary: Mapping[str, Any], metric: str) -> tuple[float | None, list[float | None] | None, str]:

@@ -8,6 +8,7 @@ missing. What the file does not say of its protocol is None there and listed as 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections import Counter, deque
@@ -276,7 +277,7 @@ def _folders(out: Path, groups: dict[Key, Group]) -> dict[Key, Path]:
     """``OUT/results/MODEL/SUITE`` of each, with names that any file system takes."""
     folders: dict[Key, Path] = {}
     for key in groups:
-        model, suite = (re.sub(r"[^\w.+=-]+", "-", name).strip("-.")[:100] or "unnamed" for name in key)
+        model, suite = map(_folder_name, key)
         folder = out / "results" / model / suite
         if folder in folders.values():
             other = next(other for other, place in folders.items() if place == folder)
@@ -286,6 +287,11 @@ def _folders(out: Path, groups: dict[Key, Group]) -> dict[Key, Path]:
             )
         folders[key] = folder
     return folders
+
+
+def _folder_name(name: str) -> str:
+    plain = re.sub(r"[^\w.+=-]+", "-", name).strip("-.")
+    return plain.encode()[:100].decode(errors="ignore") or "unnamed"  # file systems count bytes
 
 
 # ------------------------------------------------------------------------------------ the protocol, as far as told
@@ -318,6 +324,7 @@ def _protocol(
 def _said(group: Group, source: Source) -> dict[str, Any]:
     """What the rows, or a log's head, say of the protocol; None where neither does."""
     head = source.log.said if source.log is not None else {}
+    head = {name: said for name, said in head.items() if type(said) in (int, float) and math.isfinite(said)}
     return {
         name: head.get(name) if value is None else value for name, value in zip(SAID, group.said, strict=True)
     }

@@ -8,6 +8,7 @@ problems' fingerprints, and a short hash of each row.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from distill.problems import Row, RowReader
 from distill.recipe_parts import Fields
 from distill.records import FinishReason, Kind, Problem, row_id
 from distill.runs import fingerprint
+from eval.bank import Bank
 
 #: What `--map` may name; any other name becomes a tag, to break results down by.
 OURS = (
@@ -86,27 +88,6 @@ class Group:
     def samples(self) -> tuple[int, int]:
         """The least and the most responses that a problem has."""
         return min(self.counts.values()), max(self.counts.values())
-
-
-class Bank:
-    """A suite's problems, found by a row's text or else by its id."""
-
-    def __init__(self, name: str, problems: Iterable[Problem]) -> None:
-        self.name = name
-        self.problems = list(problems)
-        self._by_id = {problem.id: problem for problem in self.problems}
-        self._by_text = {_plain(problem.problem): problem for problem in self.problems}
-
-    def find(self, problem_id: str | None, text: str | None, from_log: bool) -> Problem | None:
-        """By ``from_log`` a tool numbered the problems itself: that says nothing about this suite's ids."""
-        found = self._by_text.get(_plain(text)) if text else None
-        if found is None and problem_id is not None and not (from_log and text):
-            found = self._by_id.get(problem_id)
-        return found
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,20 +159,40 @@ class _Reader(RowReader):
             problem=self._problem(suite),
             sample_index=self._count("sample_index"),
             response=response,
-            prefill=self._optional_text("prefill"),
+            prefill=_HALF_PAIR.sub("\ufffd", self._optional_text("prefill")),
             finish_reason=FinishReason.ABORT if cut else self._finish(),
             tokens=self._count("tokens"),
             label=self._label(),
             fault=fault,
             cut=cut,
             mended=response is not None and response != self.value("response"),
-            said=tuple(self.value(name) for name in SAID),
+            said=tuple(map(self._said, SAID)),
             model_of_row=self._name("model"),
         )
 
     def _name(self, ours: str) -> str | None:
         value = self.value(ours)
-        return str(value).strip() or None if value is not None else None
+        name = "" if value is None else self._whole(ours, str(value).strip())
+        if not name.isprintable():  # it is shown in terminals, which obey some characters
+            self.refuse(ours, ascii(name), "holds characters that cannot be printed", "map another field")
+        return name or None
+
+    def _said(self, ours: str) -> Any:
+        """What was sampled how, as a number or text: as JSON text, nan or a list it could not be compared."""
+        value = self.value(ours)
+        if ours == "instruction":
+            return self._whole(ours, self._optional_text(ours)) or None
+        try:
+            number = float("nan" if value is None or value == "" else value)
+        except (TypeError, ValueError):
+            number = math.inf
+        if math.isinf(number) or isinstance(value, bool):
+            self.refuse(ours, value, "is no number", "map another field, or none")
+        if math.isnan(number):
+            return None
+        if isinstance(value, int):
+            return value
+        return int(number) if ours == "max_tokens" and number.is_integer() else number
 
     def _response(self) -> tuple[str | None, str]:
         """The text and why there is none; a column that no row has is the map's fault, and `survey` says so."""
@@ -256,6 +257,7 @@ class _Reader(RowReader):
             tests = self._tests(kind)
         else:
             reference = self._reference(required=False)
+            self._whole("reference", str(reference))
         if kind == "choice" and self.value("choices") is not None:
             text, reference = self._choice(text, reference)
         return Problem(
@@ -270,14 +272,17 @@ class _Reader(RowReader):
     def _of_bank(self, bank: Bank, problem_id: str | None, text: Any) -> Problem:
         found = bank.find(problem_id, text if isinstance(text, str) else None, self.how.from_log)
         if found is None:
-            reason = f"is no problem of {bank.name}, neither by its text nor by its id"
+            reason = (
+                f"is no problem of {bank.name}, neither by its text (with a choice's letters) nor by its id"
+            )
             self.refuse("problem", text, reason, "map problem or problem_id, or leave --suite out")
         return found
 
     def _tags(self) -> dict[str, str]:
         names = dict.fromkeys((*_TAGS, *(name for name in self.fields if name not in OURS)))
         values = {name: self.value(name) for name in names}
-        return {name: str(value) for name, value in values.items() if isinstance(value, str | int | float)}
+        told = {n: str(value) for n, value in values.items() if isinstance(value, str | int | float)}
+        return {n: self._whole(n, text) for n, text in told.items() if text not in ("", "nan")}
 
 
 # ------------------------------------------------------------------------------------ the first pass

@@ -80,6 +80,8 @@ def evaluate(
         shard.remove()
     asked = {**suite.sampling.model_dump(), "instruction": suite.instruction, "seed": seed}
     asked["problems"] = protocol["problems"]
+    if (window := suite.window) and window.since and window.until and suite.source.limit is None:
+        asked["window"] = [window.since, window.until]  # all problems of these days
     if judge is not None:
         asked["judge"] = judge.protocol()
     heading = {"model": model.name, "role": model.role, "params": model.params}

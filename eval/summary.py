@@ -171,9 +171,9 @@ def _part(values_P: Values) -> dict[str, Any]:
     return {"n": len(values_P), "pass@1": float(values_P.mean()), "ci95": list(score_interval(values_P))}
 
 
-def _in_order(value: str) -> tuple[bool, int, str]:
+def _in_order(value: str) -> tuple[bool, float, str]:
     """Numbers by their size, before words."""
-    return (not value.isdecimal(), int(value) if value.isdecimal() else 0, value)
+    return (not value.isdecimal(), float(value) if value.isdecimal() else 0, value)
 
 
 def _rating(graded_P: Sequence[_ProblemTally]) -> dict[str, Any] | None:

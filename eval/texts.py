@@ -24,7 +24,7 @@ def judged(
     Raises:
         ValueError: no such kind, or as many references as problems are not there.
     """
-    if kind not in get_args(Kind) or kind == "open":
+    if kind not in get_args(Kind) or kind in ("open", "instruction"):
         raise ValueError(f"kind = {kind!r}: it is one of math, choice, code")
     if len(texts_PG) != len(references_P):
         raise ValueError(f"{len(texts_PG)} predictions and {len(references_P)} references")

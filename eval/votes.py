@@ -5,8 +5,8 @@ Axis letter: G samples of one problem.
 Most answers of a problem are the same text, so texts are counted first and only distinct ones are compared, by the
 equality that the grader judges with. The reference has no part in it: a vote that knew the right answer would gather
 its spellings better than those of the wrong ones. What that equality cannot settle by itself (`math-verify` would have
-to be asked), and what lies beyond `MOST_COMPARED`, stays apart, for right and wrong answers alike; it can split a vote,
-and is counted.
+to be asked), and what lies beyond `MOST_COMPARED` or `MOST_CHARACTERS`, stays apart, for right and wrong answers
+alike; it can split a vote, and is counted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from distill.verify.maths.grader import Unsettled, not_now, same_answer
 VOTELESS = frozenset({"code", "instruction", "open"})
 #: Comparisons of two texts that one problem may cost; 64 samples that all differ would take 2,016.
 MOST_COMPARED = 400
+#: Characters of all texts so compared: reading a paragraph that stands in a box takes a tenth of a second.
+MOST_CHARACTERS = 20_000
 _DIGITS = 30
 
 
@@ -48,15 +50,16 @@ def classes_of(answers_G: Sequence[str | None], kind: str) -> Classes:
     numbers = Counter(text for text in squeezed_G if text)
     class_of: dict[str, int] = {}
     heads: list[str] = []
-    compared = unsettled = 0
+    compared = characters = unsettled = 0
     for text, _ in numbers.most_common():
         for at, head in enumerate(heads):
             if kind != "math" or _other_integers(head, text):
                 continue
-            if compared == MOST_COMPARED:
+            longer = characters + len(head) + len(text)
+            if compared == MOST_COMPARED or longer > MOST_CHARACTERS:
                 unsettled += 1
                 continue
-            compared += 1
+            compared, characters = compared + 1, longer
             same = _same(head, text)
             unsettled += same is None
             if same:

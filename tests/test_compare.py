@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,20 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         (tmp_path / "summary.json").write_text(text)
         with pytest.raises(UserError, match=reason):
             read_results([tmp_path / "summary.json"])
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"role": None}, {"params": "7B"}, {"protocol": None}, {"model": ["a"]}, {"suite": 1}, {"k": "4"}, {"n": -1},
+        {"pass@1": float("nan")}, {"pass@1": 9.0}, {"ci95": [0.1]}, {"problems": 5}, {"problems": [{"id": "p0"}]},
+        {"problems": [{"id": "p0", "correct": 5, "samples": 4}]},
+        {"problems": [{"id": "p0", "correct": 1, "samples": 4}] * 2},
+    ],
+)  # fmt: skip
+def test_a_summary_that_no_evaluation_wrote_is_refused_by_the_key(
+    spoilt: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(summary("base", [1, 2]) | spoilt))
+    with pytest.raises(UserError, match=rf"its `{re.escape(next(iter(spoilt)))}` is not what"):
+        read_results([tmp_path])

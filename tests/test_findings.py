@@ -200,7 +200,7 @@ def test_a_win_rate_is_told_with_judge_interval_and_whose_length_control() -> No
 
 def test_published_figures_are_told_by_verdict_and_their_lack_too() -> None:
     protocol = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 32768}
-    problems = [{"id": f"p{at}"} for at in range(30)]
+    problems = [{"id": f"p{at}", "samples": 8} for at in range(30)]
     summary = {
         "model": "student", "suite": "aime24", "k": 8, "pass@1": 0.3, "ci95": [0.295, 0.4], "problems": problems,
         "protocol": protocol,
@@ -234,3 +234,17 @@ def test_published_figures_are_told_by_verdict_and_their_lack_too() -> None:
 )
 def test_amounts(count: float, text: str) -> None:
     assert amount(count) == text
+
+
+def test_scores_and_lead_are_of_the_same_problems() -> None:
+    """A model's own pass@1 may be over more of them: the teacher could be graded on others than the student."""
+    first = told(row(0.18, p=0.0002, scores=[0.31, 0.13]))[0]
+    assert "pass@1 0.310 against 0.130, a lead of 0.180" in first
+    assert "10 more left out as not graded for both" in told(row(0.18, left_out=10))[0]
+    turned = told(row(-0.18, p=0.0002, scores=[0.13, 0.31]))[0]
+    assert "base is better than student: pass@1 0.310 against 0.130, a lead of 0.180" in turned
+
+
+def test_more_problems_than_were_asked_are_needed_where_they_told_nothing() -> None:
+    [sentence, *_] = told(row(1.0, half=1.2, n=2) | {"ci95": [-0.1, 1.0]})
+    assert "would need about 3 problems" in sentence

@@ -241,6 +241,8 @@ def test_loose_is_never_stricter(text: str) -> None:
         {"type": "instructions", "instructions": [{"id": "keywords:existence", "keywords": "cat"}]},
         {"type": "instructions", "instructions": [{"id": "language:response_language", "language": "xx"}]},
         {"type": "instructions", "instructions": [{"id": "length_constraints:number_words", "num_words": 3, "relation": "about"}]},
+        {"type": "instructions", "instructions": [{"id": "length_constraints:number_words", "num_words": float("nan"), "relation": "at least"}]},
+        {"type": "instructions", "instructions": [{"id": "detectable_format:number_bullet_lists", "num_bullets": float("inf")}]},
     ],
 )  # fmt: skip
 def test_what_no_rule_can_use_is_refused(tests: dict[str, object]) -> None:

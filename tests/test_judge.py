@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,10 +202,36 @@ def test_a_baseline_file_is_in_alpaca_evals_shape(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no answer to 1 of 5 problems, the first p4"):
         prepare("judge", given, problems(5))
     file.write_text(json.dumps(lines[0]) + '\n{"instruction": 1, "output": "x"}\n')
-    with pytest.raises(UserError, match="line 2 is no row"):
+    with pytest.raises(UserError, match="row 2 has not both texts"):
         prepare("judge", given, problems())
     with pytest.raises(UserError, match="no such file"):
         prepare("judge", settings("http://localhost:1/v1", baseline="nowhere.jsonl"), problems())
+
+
+def test_a_baseline_is_any_table_of_texts_and_says_what_it_answers_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"instruction": f"Write {at}.", "output": f"one\u2028two {at}"} for at in range(4)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    for name, text in (("b.jsonl", f"{lines}\n\n"), ("b.json", json.dumps(rows))):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        given = settings("http://localhost:1/v1", baseline=str(tmp_path / name))
+        assert prepare("judge", given, problems()).baseline["p1"] == "one\u2028two 1"
+    assert "anew" not in capsys.readouterr().err
+    again = [*rows, rows[0], {"instruction": "Write 1.", "output": "other"}]
+    (tmp_path / "b.json").write_text(json.dumps(again))
+    assert prepare("judge", given, problems()).baseline["p1"] == "one\u2028two 1"
+    assert "1 rows answer an instruction anew" in capsys.readouterr().err
+    (tmp_path / "b.json").write_bytes("[]".encode("utf-16"))
+    with pytest.raises(UserError):
+        prepare("judge", given, problems())
+
+
+def test_a_reply_of_nothing_but_lines_is_read_at_once() -> None:
+    started = time.perf_counter()
+    assert read_verdict("\n" * 60_000 + "none") is None
+    assert read_verdict("-\n" * 60_000 + "**Verdict:**\nA\n\n") == "A"
+    assert time.perf_counter() - started < 2
 
 
 def test_the_real_baseline_answers_every_instruction_of_its_own(shared_data: Path) -> None:

@@ -308,3 +308,43 @@ def test_a_log_is_compared_with_another_on_the_same_problems(capsys):
     [found] = json.loads(capsys.readouterr().out)["comparisons"]
     assert (found["difference"], found["n"]) == (1.0, 30)
     assert found["not_stated"] == ["instruction", "top_p"]
+
+
+def test_no_response_of_a_log_is_left_out(capsys):
+    assert score(lm_eval_file([lm_eval_row(1, ["\\boxed{1}", None, "\\boxed{2}"])]), "lm-eval", out="a") == 0
+    assert [r["verdict"] for r in result("org__model", "gsm8k", "a")[1]] == ["correct", "error", "wrong"]
+    old = {"example": "Q1?", "gold": ["1"], "predictions": [["\\boxed{1}", "\\boxed{2}"]]}
+    path = Path(f"details_math_{DATE}.parquet")
+    pq.write_table(pa.Table.from_pylist([old]), path)
+    assert score(path, "lighteval", "--model", "m", out="b") == 0
+    assert [r["verdict"] for r in result("m", "math", "b")[1]] == ["correct", "wrong"]
+    several = [sample(1, "\\boxed{1}", epoch) for epoch in (1, 2)]
+    for one in several:
+        other = {"message": {"role": "assistant", "content": "\\boxed{7}"}, "stop_reason": "stop"}
+        one["output"]["choices"].append(other)
+    assert score(inspect_file(several), "inspect", out="c") == 0
+    rows = result("openai-m", "inspect_evals-sums", "c")[1]
+    assert [(r["sample_index"], r["verdict"], r["tokens"]) for r in rows] == [
+        (0, "correct", None), (1, "wrong", None), (2, "correct", None), (3, "wrong", None),
+    ]  # fmt: skip
+
+
+def test_a_log_that_its_tool_would_not_write_is_refused_by_name(capsys):
+    spoilt = inspect_file([sample(1, "\\boxed{1}" * 200)], name="spoilt.eval")
+    data = bytearray(spoilt.read_bytes())
+    at = data.find(b"samples/1_epoch_1.json") + 40
+    data[at : at + 8] = b"\xff" * 8
+    spoilt.write_bytes(bytes(data))
+    files = [
+        (spoilt, "inspect"),
+        (inspect_file([sample(1, "1") | {"epoch": "one"}], name="epoch.eval"), "inspect"),
+        (inspect_file([sample(1, "1", scores={"match": 1})], name="scores.eval"), "inspect"),
+        (inspect_file([sample(1, "1")], HEAD | {"eval": {"model_generate_config": 5}}, "h.eval"), "inspect"),
+        (inspect_file([sample(1, "1")], HEAD | {"eval": {"model": 5}}, "five.eval"), "inspect"),
+        (inspect_file([sample(1, "1")], HEAD | {"eval": {"task": "\x1b[2J"}}, "escape.eval"), "inspect"),
+        (lm_eval_file([lm_eval_row(1, ["1"], arguments=5)]), "lm-eval"),
+    ]
+    for path, format in files:
+        assert score(path, format) == 2, path
+        assert f"is not as {format} writes it" in capsys.readouterr().err or path is spoilt
+    assert not Path("out").exists()

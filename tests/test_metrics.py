@@ -107,3 +107,17 @@ def test_majority_vote(answers: list[str | None], correct: list[bool], score: fl
 def test_a_problem_without_graded_samples_is_left_out_of_the_vote() -> None:
     assert cons_at_k([["7"], []], [[True], []]) == 1.0
     assert cons_at_k([[]], [[]]) is None
+
+
+def test_a_vote_among_very_many_samples_is_drawn_and_agrees_with_counting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: list[str | None] = ["a"] * 40 + ["b"] * 38 + ["c"] * 12 + [None] * 30
+    correct = [answer == "b" for answer in answers]
+    counted = [cons_at_k([answers], [correct], k) for k in (1, 4, 16, 64, 120)]
+    many = cons_at_k([answers * 20], [[*correct] * 20], 1024)  # no float holds the number of choices
+    assert many is not None and 0 < many < 0.2
+    monkeypatch.setattr("eval.metrics.MOST_EXACT", 0)
+    drawn = [cons_at_k([answers], [correct], k) for k in (1, 4, 16, 64, 120)]
+    assert drawn == pytest.approx(counted, abs=0.02) and drawn[-1] == counted[-1] == 0
+    assert cons_at_k([[None] * 9], [[False] * 9], 3) == 0

@@ -159,3 +159,9 @@ def test_codeforces_rating(compute: Callable[[str], Compute], problems: list[tup
 def test_codeforces_rating_needs_a_sample_of_each(compute: Callable[[str], Compute]) -> None:
     with pytest.raises(ValueError, match="no sample"):
         compute("codeforces_rating")(predictions=[[True], []], references=[1000, 2000])
+
+
+def test_kinds_that_need_more_than_a_text_as_reference_are_refused(compute: Callable[[str], Compute]) -> None:
+    for kind in ("open", "instruction"):
+        with pytest.raises(ValueError, match="it is one of math, choice, code"):
+            compute("pass_at_k")(predictions=[["x"]], references=["y"], kind=kind)

@@ -68,3 +68,20 @@ def test_the_terminal_shows_findings_differences_and_ratings() -> None:
     assert table[0].index("suite") == table[1].index("cf") == table[3].index("a-long-suite") == len(long) + 1
     assert {len(line) for line in (table[0], table[1], table[3])} == {len(table[0])}
     assert table[3].split()[2:4] == ["-", "-"]
+
+
+def test_scores_beside_a_difference_are_over_the_problems_that_both_could_be_graded_on() -> None:
+    one, other = exam("a", [1, 0] * 10), exam("b", [0, 0] * 10)
+    for at in range(10):
+        other["problems"][2 * at]["samples"] = 0  # what a alone was graded on is what it solved
+    row = compared_pair("aime", one, other)
+    assert row is not None and (row["n"], row["scores"], row["difference"]) == (10, [0.0, 0.0], 0.0)
+    assert row["left_out"] == 10
+
+
+def test_a_result_without_a_score_has_no_numbers_in_the_table() -> None:
+    shown = {
+        "model": "m", "suite": "open", "pass@1": None, "ci95": None, "n": 0, "k": 1, "format": 1.0,
+        "mean_tokens": None,
+    }  # fmt: skip
+    assert "nan" not in results_as_lines([shown])[1]

@@ -295,3 +295,15 @@ def test_half_a_surrogate_pair_is_refused_before_hours_of_work(
     with pytest.raises(UserError, match="row 1: its character 3 is half a surrogate pair") as refused:
         load_problems("mine", ProblemSource(path=str(tmp_path / "p.jsonl"), kind=kind), seed=0)
     assert refused.value.key.endswith(f"fields.{field}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"any": "12"}, {"all": 5}])
+def test_a_reference_that_is_no_number_or_no_list_is_refused(tmp_path: Path, value: Any) -> None:
+    path = write(tmp_path / "p.jsonl", [{"problem": "1+1?", "reference": value}])
+    assert "has no reference" in str(error(path)) or "several references" in str(error(path))
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
+def test_lists_within_lists_without_end_are_no_json(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[" * 100_000 if name == "p.json" else '{"problem": ' + "[" * 100_000)
+    assert "is no JSON" in str(error(tmp_path / name))

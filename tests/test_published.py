@@ -321,7 +321,25 @@ def test_problems_of_another_window_are_not_the_same() -> None:
     assert verdict(**suite, ci95=[0.1, 0.2], protocol={"window": ["2024-08-01", "2025-01-31"]})[0] == "inside"
 
 
-def test_ratings_are_held_against_ratings() -> None:
+def test_a_rating_on_other_problems_is_not_held_against_a_published_one() -> None:
+    """The paper's contests are not named, so that no suite of ours can be known to have its problems."""
+    rating = {"value": 1000, "ci95": [900, 1100]}
+    found = verdict(suite="codeforces", metric="rating", rating=rating)
+    assert found == ("not comparable", "which problems were asked there is not known")
+
+
+def test_problems_without_a_graded_sample_are_not_the_published_problems() -> None:
+    ungraded = summary()
+    for row in ungraded["problems"][:3]:
+        row["samples"] = 0
+    [first, *_] = beside([ungraded], [("student", R1_QWEN)])
+    assert (first["verdict"], first["why"]) == (
+        "not comparable", "3 of the 30 problems could not be graded here"
+    )  # fmt: skip
+
+
+def test_ratings_are_held_against_ratings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.published._problems_apart", lambda *_: [])
     suite: dict[str, Any] = {"suite": "codeforces", "metric": "rating"}
     assert verdict(**suite, rating={"value": 1000, "ci95": [900, 1100]})[0] == "inside"  # 954 is published
     assert verdict(**suite, rating={"value": None, "ci95": [None, 900]})[0] == "not comparable"
@@ -358,7 +376,7 @@ def results(tmp_path: Path) -> str:
     for name, role, right in (("student", "student", 20), ("base", "base", 5)):
         problems = [{"id": f"p{at}", "correct": right * (at % 2), "samples": 64} for at in range(30)]
         score = right / 2 / 64
-        whole = summary(model=name, ci95=[score - 0.1, score + 0.1], **{"pass@1": score}) | {
+        whole = summary(model=name, ci95=[max(score - 0.1, 0.0), score + 0.1], **{"pass@1": score}) | {
             "role": role,
             "params": 1_777_088_000,
             "kind": "math",

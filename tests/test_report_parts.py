@@ -22,7 +22,15 @@ from distill.report.gather import RunReport, gather
 from distill.report.markdown import render_markdown
 from distill.report.page import render_page, script_json
 from distill.report.tables import cost_table
-from distill.report.words import DASH, compared, cost_notes, cost_sentence, given_behind, protocol_words
+from distill.report.words import (
+    DASH,
+    compared,
+    cost_notes,
+    cost_sentence,
+    given_behind,
+    protocol_words,
+    published_scores,
+)
 
 _spec = importlib.util.spec_from_file_location("report_run", Path(__file__).with_name("report_run.py"))
 assert _spec is not None and _spec.loader is not None
@@ -259,3 +267,18 @@ def test_traces_of_a_teacher_that_was_made_are_counted() -> None:
     assert given_behind(lifelike.make_recipe(), "student") == []
     world = {"learnt": {"world": {"count": 5, "wrong_steps": 0, "missing_tags": 0}}}
     assert given_behind(distilled_from(world), "student") == []
+
+
+def test_two_published_figures_of_one_version_both_stand_with_their_sources() -> None:
+    run = costs(distilled_from({"t": {"path": "t.jsonl"}}))
+    cell = {
+        "suite": "chains",
+        "metric": "pass@1",
+        "published_model": "P",
+        "version": "readme",
+        "unit": "percent",
+    }
+    rows = [cell | {"source": source, "value": value} for source, value in (("one", 34.2), ("two", 32.9))]
+    found = published_scores(replace(run, published=rows), "chains")
+    assert found == pytest.approx({("P", "readme, one"): 0.342, ("P", "readme, two"): 0.329})
+    assert list(published_scores(replace(run, published=rows[:1] * 2), "chains")) == [("P", "readme")]

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from distill.generate.stream import SECONDS_BETWEEN_WRITES
 from distill.recipe_parts import ProblemSource, Sampling
 from distill.records import Completion, FinishReason, Problem
 from distill.suites import Suite
+from distill.suites.record import Window
 from eval.compare import NEEDED, SHOWN, read_results
 from eval.runner import Examinee, evaluate
 
@@ -200,3 +202,16 @@ def test_results_of_another_protocol_are_made_anew_and_it_is_told(
     summary = run(tmp_path, engine, **changes)
     assert engine.made == 5 * summary["k"] == len(rows_of(tmp_path))
     assert f"another {named} were there" in capsys.readouterr().err
+
+
+def test_the_days_of_a_suite_are_part_of_its_protocol_where_all_of_their_problems_are_asked(
+    tmp_path: Path,
+) -> None:
+    window = Window(column="day", since="2024-08-01", until="2025-01-31")
+    whole = replace(SUITE, window=window)
+    found = run(tmp_path / "a", suite=whole)["protocol"]
+    assert found["window"] == ["2024-08-01", "2025-01-31"]
+    some = replace(whole, source=whole.source.model_copy(update={"limit": 5}))
+    open_end = replace(SUITE, window=window.model_copy(update={"until": None}))
+    for at, suite in enumerate((some, open_end, SUITE)):
+        assert "window" not in run(tmp_path / str(at), suite=suite)["protocol"]

@@ -10,8 +10,9 @@ import pytest
 from distill.errors import UserError
 from distill.recipe_parts import Sampling, SuiteSource, WorldProblems
 from distill.records import Verdict
-from distill.suites import KNOWN, find_suite, load_suite
+from distill.suites import KNOWN, find_suite, load_solutions, load_suite
 from distill.suites.code_rows import humaneval
+from distill.suites.record import read_record
 from distill.verify import Response, check_many
 
 
@@ -151,3 +152,47 @@ def test_humaneval_helpers_reach_the_tests() -> None:
     assert adapted["tests"]["code"].startswith("def helper(x):\n    return x\n\ndef check(")
     assert adapted["tests"]["entry_point"] == "f"
     assert "Undo helper" in adapted["problem"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("gpqa", {"Question": None, "Correct Answer": "1", **{f"Incorrect Answer {n}": "2" for n in (1, 2, 3)}}),
+        ("ifeval", {"prompt": "Write.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": []}),
+        ("humaneval", {"task_id": "h/1", "prompt": None, "entry_point": "f", "test": ""}),
+        ("mbpp", {"task_id": 1, "prompt": "Write.", "test_list": None, "test_imports": []}),
+        ("codeforces", {"id": "1/A", "description": "d", "official_tests": [{"input": "1"}]}),
+        ("livecodebench", {"question_id": "q7", "question_content": "c", "public_test_cases": "[]",
+            "private_test_cases": "AAAA", "contest_date": "2024-09-01"}),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_not_as_its_suites_are_is_named(
+    name: str, row: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    suite = find_suite(name, {name: SuiteSource(path=str(tmp_path / "copy.jsonl"))})
+    for load in (lambda: load_suite(suite, seed=0), lambda: load_solutions(suite)):
+        if load.__code__.co_names[0] == "load_solutions":
+            (tmp_path / "copy.jsonl").write_text(json.dumps(row | {suite.solution: "s"}) + "\n")
+        with pytest.raises(UserError, match="is not as this suite's are"):
+            load()
+
+
+@pytest.mark.parametrize("day", ["08/15/2024", "2024-9-1", 1722470400])
+def test_a_date_that_is_no_day_is_refused_and_not_held_to_be_out_of_the_window(
+    day: object, tmp_path: Path
+) -> None:
+    row = {"problem": "p", "tests": {"type": "python", "code": "1"}, "contest_date": day}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    suite = find_suite("livecodebench", {"livecodebench": SuiteSource(path=str(tmp_path / "copy.jsonl"))})
+    with pytest.raises(UserError, match="which is no day"):
+        load_suite(suite, seed=0)
+
+
+@pytest.mark.parametrize(
+    "text", ["since: 2024-02-30\n", f"a: {'[' * 5000}\n", f"k: {'9' * 6000}\n", "about: a\nabout: b\n"]
+)
+def test_a_record_that_is_no_yaml_or_says_a_key_twice_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"no YAML|cannot be read"):
+        read_record(tmp_path / "own.yaml")

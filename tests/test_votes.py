@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,14 @@ def test_comparisons_are_bounded_and_those_not_made_are_counted(monkeypatch: pyt
     monkeypatch.setattr(votes, "MOST_COMPARED", 3)
     found = classes_of([f"{at}/7" for at in range(1, 6)], "math")
     assert (found.labels_G, found.compared, found.unsettled) == ([0, 1, 2, 3, 4], 3, 7)
+
+
+def test_paragraphs_in_boxes_do_not_take_minutes() -> None:
+    said = [f"{'word ' * 200}{at}" for at in range(64)]
+    started = time.perf_counter()
+    found = classes_of([*said, "1/2", "0.5"], "math")
+    assert time.perf_counter() - started < 10  # without a bound half a minute
+    assert len(set(found.labels_G)) == 65 and found.unsettled > 1000
 
 
 def test_what_only_math_verify_could_tell_stays_apart_and_is_counted() -> None:

@@ -222,11 +222,16 @@ def _gap(row: dict[str, Any]) -> str:
 
 
 def published_scores(run: RunReport, suite: str) -> dict[tuple[str, str], float]:
-    """For each published model and version its pass@1 on a suite, as a fraction."""
+    """For each published model and version (and source, where two differ) its pass@1 on a suite, as a fraction."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in run.published:
+        if row["suite"] == suite and row["metric"] == "pass@1" and row["value"] is not None:
+            key = row["published_model"], row.get("version") or ""
+            found.setdefault(key, {})[row.get("source") or ""] = as_published(row)
     return {
-        (row["published_model"], row.get("version") or ""): as_published(row)
-        for row in run.published
-        if row["suite"] == suite and row["metric"] == "pass@1" and row["value"] is not None
+        (model, f"{version}, {source}" if len(set(values.values())) > 1 else version): value
+        for (model, version), values in found.items()
+        for source, value in values.items()
     }
 
 

@@ -11,6 +11,7 @@ record says ``k_source: ours``.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from distill.recipe_parts import ProblemSource, Sampling, SuiteSource
 from distill.records import Kind, Problem
 from distill.suites import code_rows, rows
 from distill.suites.record import SHIPPED, SuiteRecord, Window, read_record
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,22 @@ class Suite:
 
         Raises:
             LeftOut: it lies outside the window, or cannot be graded.
-            UserError: it has no date to be held against the window.
+            UserError: it has no date to be held against the window, or its columns do not hold what they should.
         """
         if self.window is not None:
             self._hold_against(self.window, row)
-        return self.adapt(row) if self.adapt else row
+        try:
+            return self.adapt(row) if self.adapt else row
+        except LeftOut:
+            raise
+        except (
+            Exception
+        ) as error:  # texts that are none, cases that cannot be unpacked: whatever a file may hold
+            named = next((f"{key} {row[key]}" for key in row if key.lower().endswith("id")), "no id")
+            reason = f"a row ({named}) is not as this suite's are: {type(error).__name__}: {error}"
+            raise UserError(
+                f"suites.{self.name}.path", self.source.path, reason[:300], "mend or remove it"
+            ) from error
 
     def _hold_against(self, window: Window, row: Row) -> None:
         if not (window.since or window.until):
@@ -74,6 +88,9 @@ class Suite:
         if not day:
             remedy = f"give it, or write `suites: {{{self.name}: {{since: any, until: any}}}}` for all rows"
             raise UserError(f"suites.{self.name}", window.column, "a row has no such date", remedy)
+        if not _DAY.fullmatch(day):  # compared as texts, it would lie anywhere
+            reason = f"a row has {row[window.column]!r} there, which is no day"
+            raise UserError(f"suites.{self.name}", window.column, reason, "write it as 2024-08-31")
         if not (window.since or day) <= day <= (window.until or day):
             raise LeftOut(f"not dated from {window.since or 'the first'} to {window.until or 'the last'}")
 

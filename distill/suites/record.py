@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from distill.errors import UserError
 from distill.recipe_errors import explain
+from distill.recipe_file import StrictLoader
 from distill.recipe_parts import Fields, Sampling, WorldProblems
 from distill.recipe_types import Count, Day, Place, Section
 from distill.records import Kind
@@ -81,12 +82,14 @@ def read_record(path: Path) -> SuiteRecord:
         UserError: there is no such file, or it is no record: the first wrong key, with its remedy.
     """
     try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw: Any = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("--suite", str(path), f"cannot be read: {error}", "give a YAML file") from None
     except yaml.YAMLError as error:
         reason = f"is no YAML: {' '.join(str(error).split())}"
         raise UserError("--suite", str(path), reason, "mend the file") from None
+    except (ValueError, RecursionError) as error:  # a day or number that is none, lists within lists
+        raise UserError("--suite", str(path), f"cannot be read: {error}", "mend the file") from None
     if not isinstance(raw, dict):
         raise UserError(
             "--suite", str(path), "holds no keys", "`distill suites gsm8k` prints one to start from"

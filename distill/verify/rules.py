@@ -42,7 +42,8 @@ def _holds(number: int, relation: Any, bound: Any) -> bool:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # nan and inf are not
+    if isinstance(value, bool) or not whole:
         raise ArgumentMistake(f"{value!r} is no whole number")
     return int(value)
 
