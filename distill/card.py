@@ -17,7 +17,7 @@ import yaml
 from distill.card_results import BEGIN, END, evaluation
 from distill.licences import Llama, licence_of, llama_terms, may_be_llama, name_to_publish
 from distill.recipe import GrpoStage, Recipe, SampleStage, SftStage
-from distill.recipe_parts import Lora, ModelSource, Portion, TraceSource
+from distill.recipe_parts import Lora, ModelSource, Portion, ProblemSource, TraceSource
 from distill.runs import ADAPTER, CARD_FILES, read_json, write_text_atomic
 
 CARD = CARD_FILES[0]
@@ -108,7 +108,7 @@ def _data_sets(recipe: Recipe, model: str) -> list[str]:
     found: list[str | None] = []
     while isinstance(maker := recipe.maker(model), SftStage | GrpoStage):
         if isinstance(maker, GrpoStage):
-            found.append(hub_name(recipe.problems[maker.problems].path))
+            found += [hub_name(part.path) for part in recipe.parts(maker.problems)]
         for name in maker.traces if isinstance(maker, SftStage) else ():
             harvest = recipe.maker(name)
             if isinstance(harvest, SampleStage):
@@ -239,8 +239,7 @@ def _data(run_path: Path, recipe: Recipe, made: Made) -> str:
     stage, counts = made.stage, made.counts
     trained, generated = counts.get("trained_tokens", 0), counts.get("generated_tokens", 0)
     if isinstance(stage, GrpoStage):
-        source = recipe.problems[stage.problems]
-        place = "the built-in world" if source.world else hub_name(source.path) or Path(str(source.path)).name
+        place = ", ".join(dict.fromkeys(map(_place, recipe.parts(stage.problems))))
         return (
             f"Problems `{stage.problems}` from {place}, without any solution shown: {stage.steps:,} updates, "
             f"{generated:,} tokens generated, {trained:,} trained on."
@@ -267,6 +266,12 @@ def _data(run_path: Path, recipe: Recipe, made: Made) -> str:
         f"{trained:,} tokens in the loss (responses only)"
     )
     return "\n".join(rows) + "\n\n" + "\n".join(notes)
+
+
+def _place(source: ProblemSource) -> str:
+    if source.rows:
+        return "the recipe itself"
+    return "the built-in world" if source.world else hub_name(source.path) or Path(str(source.path)).name
 
 
 def _mixed(name: str, part: Mapping[str, int]) -> list[str]:

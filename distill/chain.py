@@ -16,10 +16,11 @@ from typing import Any
 from distill import card, crew
 from distill.inputs import HASHED_BYTES, Inputs, fingerprints
 from distill.manifest import surroundings
-from distill.order import check_machine, check_order, upstream
+from distill.order import ancestry, check_machine, check_order, upstream
 from distill.places import check_belongs
-from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage, Trains
 from distill.recipe_parts import Engine
+from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import most_tokens
 from distill.runs import CARD_FILES, RunFolder, finished_stages, hash_path
 
@@ -98,7 +99,8 @@ class Chain:
         resumed = self.run.begin(stage.name, self.prints[stage.name], self._makes(stage))
         _say(f"{number}: {'goes on' if resumed else 'starts'} ({stage.kind})")
         work: dict[str, Callable[[Any], dict[str, Any]]] = {
-            "sft": self._sft, "grpo": self._grpo, "sample": self._sample, "eval": self._eval, "compare": self._compare,
+            "sft": self._sft, "grpo": self._grpo, "reward": self._reward, "sample": self._sample, "eval": self._eval,
+            "compare": self._compare,
         }  # fmt: skip
         counts = work[stage.kind](self.inputs.fitted(stage.name))
         inputs = {name: self.prints[name] for name in upstream(self.recipe, stage)}
@@ -127,7 +129,7 @@ class Chain:
     def _makes(self, stage: Stage) -> list[Path]:
         """The folders that a stage writes outside its own."""
         match stage:
-            case SftStage() | GrpoStage():
+            case SftStage() | GrpoStage() | RewardStage():
                 return [self.run.model_folder(stage.makes)]
             case SampleStage():
                 return [self.run.traces_folder(stage.makes)]
@@ -139,13 +141,14 @@ class Chain:
 
     # ------------------------------------------------------------------------------------------ models
 
-    def _load(self, name: str, dtype: Any = None, **how: bool) -> Any:
+    def load(self, name: str, dtype: Any = None, **how: bool) -> Any:
+        """A model of the recipe, given or made, on the device."""
         from distill import models
 
         source = self.recipe.models[self.recipe.source_model(name)]
-        return models.load(name, self._place(name), source, self.device, dtype=dtype, **how)
+        return models.load(name, self.place(name), source, self.device, dtype=dtype, **how)
 
-    def _place(self, name: str) -> str | Path:
+    def place(self, name: str) -> str | Path:
         """Where a model lies; one that is built at random is built now, by its seed."""
         if self.recipe.maker(name) is not None:
             return self.run.model_folder(name)
@@ -165,7 +168,7 @@ class Chain:
         from distill.generate.choice import choose
 
         source = self.recipe.models[self.recipe.source_model(name)]
-        return choose(name, settings, source, self._place(name), lambda: (self._load(name), self.device))
+        return choose(name, settings, source, self.place(name), lambda: (self.load(name), self.device))
 
     # ------------------------------------------------------------------------------------------ stages
 
@@ -173,7 +176,7 @@ class Chain:
         from distill import models
 
         processes = self._processes()
-        self._place(stage.model)  # built now, if it has to be, and not by each of several processes
+        self.place(stage.model)  # built now, if it has to be, and not by each of several processes
         if crew.launched():
             counts, weights = crew.lead(self, stage)
             loaded = self.start(stage, whole=True)
@@ -218,7 +221,7 @@ class Chain:
         dtype = torch.float32 if exact or whole else torch.bfloat16 if full else None
         four_bit = stage.method == "qlora" and not whole
         how = {"four_bit": four_bit, "empty": empty, "on_host": whole or sharded}
-        loaded = self._load(stage.model, dtype, **how)
+        loaded = self.load(stage.model, dtype, **how)
         return loaded if full else models.with_lora(loaded, stage.lora, self.recipe.seed)
 
     def tune(self, stage: SftStage, loaded: Any, **settings: Any) -> Any:
@@ -262,15 +265,15 @@ class Chain:
         return read_made_traces(self.run.traces_folder(name))
 
     def _grpo(self, stage: GrpoStage) -> dict[str, Any]:
-
         from distill import models
+        from distill.chain_rewards import judges
         from teacher.grpo import train
 
         loaded = self.start(stage)
         counts = train(
             stage, loaded, self.device, self.inputs.problems(stage.problems), self.inputs.instruction(stage.problems),
             folder=self.run.stage_folder(stage.name), fingerprint=self.prints[stage.name], seed=self.recipe.seed,
-            saved=lambda: self.run.tick(stage.name),
+            saved=lambda: self.run.tick(stage.name), judges=judges(self, stage),
         )  # fmt: skip
         counts |= {"max_tokens": most_tokens(stage.max_tokens)}
         if stage.method == "qlora":  # adapters are merged into weights that are not in four bits
@@ -279,6 +282,11 @@ class Chain:
             models.take_over(loaded, weights)
         models.save(loaded, self.run.model_folder(stage.makes), self._cards(stage, counts))
         return counts
+
+    def _reward(self, stage: RewardStage) -> dict[str, Any]:
+        from distill.chain_rewards import train_reward_model
+
+        return train_reward_model(self, stage)
 
     def _sample(self, stage: SampleStage) -> dict[str, Any]:
         from teacher.harvest import harvest
@@ -304,7 +312,7 @@ class Chain:
         engine, chat = self._engine(model, stage.engine)
         maker = self.recipe.maker(model)
         print_ = self.prints[maker.name] if maker else self.prints[f"models.{model}"]
-        parameters, generated = models.count_parameters(model, self._place(model)), 0
+        parameters, generated = models.count_parameters(model, self.place(model)), 0
         examinee = Examinee(model, self.recipe.role(model), parameters, print_)
         for name in stage.suites:
             summary = evaluate(
@@ -358,22 +366,8 @@ class Chain:
         Trained tokens are those in the loss: responses, never prompts. What made the base is not counted, and a stage
         that serves several is counted once.
         """
-        own, teachers = self._ancestry(model)
+        own, teachers = ancestry(self.recipe, model)
         return {**self._tokens(own), "with_teacher": self._tokens(own | teachers)}
-
-    def _ancestry(self, model: str) -> tuple[set[str], set[str]]:
-        """The stages between a model's base and the model, and those that made the traces it learnt from."""
-        own: set[str] = set()
-        teachers: set[str] = set()
-        maker = self.recipe.maker(model)
-        while isinstance(maker, SftStage | GrpoStage) and self.recipe.role(maker.makes) != "base":
-            own.add(maker.name)
-            for name in maker.traces if isinstance(maker, SftStage) else ():
-                harvest = self.recipe.maker(name)
-                if isinstance(harvest, SampleStage):
-                    teachers |= {harvest.name}.union(*self._ancestry(harvest.model))
-            maker = self.recipe.maker(maker.model)
-        return own, teachers
 
     def _tokens(self, stages: set[str]) -> dict[str, int]:
         counts = [(self.run.finished(stage) or {"counts": {}})["counts"] for stage in stages]
@@ -384,7 +378,7 @@ class Chain:
 
 def _words(stage: Stage) -> tuple[str, ...]:
     """Files in what a stage makes that later stages write again."""
-    return CARD_FILES if isinstance(stage, SftStage | GrpoStage) else ()
+    return CARD_FILES if isinstance(stage, Trains) else ()
 
 
 def _sizes(traces: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, int]]:

@@ -5,6 +5,7 @@ Lives beside the stages' rooms, above problems and suites; heavy libraries are i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from distill.recipe_parts import (
     SuiteSource,
     VllmEngine,
 )
+from distill.recipe_rewards import R1_LENGTH, RewardStage
 from distill.recipe_rl import most_tokens
 from distill.records import Problem, in_shard
 from distill.runs import CARD_FILES, fingerprint, hash_path
@@ -36,6 +38,7 @@ class Inputs:
         self.preview = cache(self._preview)
         self.fitted = cache(self._fitted)
         self.exam = cache(self._exam)
+        self.judged = cache(self._judged)
 
     @staticmethod
     def read_by(stage: Stage) -> list[str]:
@@ -43,7 +46,9 @@ class Inputs:
         match stage:
             case SftStage():
                 return [stage.model, *stage.traces]
-            case GrpoStage() | SampleStage():
+            case GrpoStage():
+                return [stage.model, *(judge.model for judge in stage.rewards.models.values())]
+            case RewardStage() | SampleStage():
                 return [stage.model]
             case EvalStage():
                 return list(stage.models)
@@ -52,11 +57,29 @@ class Inputs:
     def _problems(self, name: str) -> list[Problem]:
         from distill.problems import load_problems
 
-        return load_problems(name, self.recipe.problems[name], self.recipe.seed)
+        source = self.recipe.problems[name]
+        if source.sets is None:
+            return load_problems(name, source, self.recipe.seed)
+        found = [problem for part in source.sets for problem in self.problems(part)]
+        if twice := [one for one, count in Counter(problem.id for problem in found).items() if count > 1]:
+            reason = f"two of them have a problem of the id `{twice[0]}`"
+            raise UserError(f"problems.{name}.sets", source.sets, reason, "give each problem its own id")
+        return found
 
-    def instruction(self, problems: str) -> str | None:
-        """What a model is told around each problem of a set."""
-        return self.recipe.problems[problems].instruction
+    def _judged(self, stage_name: str) -> list[Any]:
+        from teacher.preferences import read_judged
+
+        stage = self.recipe.stage(stage_name)
+        assert isinstance(stage, RewardStage), stage
+        return read_judged(stage)
+
+    def instruction(self, problems: str) -> str | dict[str, str | None] | None:
+        """What a model is told around each problem of a set; of several sets by the problems' ids."""
+        source = self.recipe.problems[problems]
+        if source.sets is None:
+            return source.instruction
+        parts = [(self.recipe.problems[part].instruction, self.problems(part)) for part in source.sets]
+        return {problem.id: told for told, found in parts for problem in found}
 
     def suite(self, name: str) -> Any:
         """A suite by name, the recipe's own entry first."""
@@ -170,12 +193,19 @@ class Inputs:
                 self._check_lora(stage)
                 longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [])
                 return stage.model_copy(update={"max_length": longest})
+            case RewardStage():
+                self.judged(stage.name)
+                chosen = stage.max_length != R1_LENGTH
+                longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [], chosen)
+                return stage.model_copy(update={"max_length": longest})
             case GrpoStage():
+                from distill.chain_rewards import check_judges
                 from teacher.rewards import load_own
 
                 texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
                 self._check_lora(stage)
                 load_own(list(stage.rewards.own), f"{at}.rewards.own")
+                check_judges(self.recipe, stage, self.problems(stage.problems))
                 asked, chosen = (
                     most_tokens(stage.max_tokens),
                     None if isinstance(stage.max_tokens, int) else True,
@@ -213,7 +243,7 @@ class Inputs:
         return suite.with_protocol(None, suite.sampling.model_copy(update={"max_tokens": longest}))
 
     @staticmethod
-    def _texts(problems: Sequence[Problem], instruction: str | None) -> list[str]:
+    def _texts(problems: Sequence[Problem], instruction: str | dict[str, str | None] | None) -> list[str]:
         from distill.generate.engine import wording
 
         return [wording(problem, instruction) for problem in problems]
@@ -304,8 +334,12 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
                 read.append(prints[f"models.{name}"])
             else:
                 read.append([recipe.traces[name], _file(recipe.traces[name].path)])
+        if isinstance(stage, RewardStage):
+            read.append(_file(stage.pairs.path))
+        if isinstance(stage, GrpoStage) and stage.rewards.human:
+            read.append(_file(stage.rewards.human.path))
         if isinstance(stage, GrpoStage | SampleStage):
-            read.append([recipe.problems[stage.problems], _file(recipe.problems[stage.problems].path)])
+            read += [[part, _file(part.path)] for part in recipe.parts(stage.problems)]
         if isinstance(stage, EvalStage | SampleStage):
             named = stage.suites if isinstance(stage, EvalStage) else stage.filters.decontaminate
             sources = [recipe.suites.get(name) for name in named]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from distill.crew import launched
 from distill.errors import UserError
 from distill.inputs import Inputs
-from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage, Trains
 from distill.recipe_parts import ServerEngine, VllmEngine
 
 
@@ -83,10 +82,7 @@ def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
     wanted: set[str] = set()
     for stage in recipe.stages:
         if isinstance(stage, SftStage | GrpoStage) and stage.role == role:
-            maker: Any = stage
-            while isinstance(maker, SftStage | GrpoStage):
-                wanted.add(maker.name)
-                maker = recipe.maker(maker.model)
+            wanted |= _ancestors(recipe, stage)
     if not wanted:
         raise UserError(
             "RECIPE",
@@ -95,3 +91,28 @@ def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
             f"write `role: {role}` on a sft or grpo stage",
         )
     return [stage for stage in recipe.stages if stage.name in wanted]
+
+
+def _ancestors(recipe: Recipe, stage: Trains) -> set[str]:
+    """A training stage, and those that make the model it starts from or the reward models that it asks."""
+    found = {stage.name}
+    judges = [one.model for one in stage.rewards.models.values()] if isinstance(stage, GrpoStage) else []
+    for model in (stage.model, *judges):
+        if isinstance(maker := recipe.maker(model), Trains):
+            found |= _ancestors(recipe, maker)
+    return found
+
+
+def ancestry(recipe: Recipe, model: str) -> tuple[set[str], set[str]]:
+    """The stages between a model's base and the model, and those that made the traces it learnt from."""
+    own: set[str] = set()
+    teachers: set[str] = set()
+    maker = recipe.maker(model)
+    while isinstance(maker, SftStage | GrpoStage) and recipe.role(maker.makes) != "base":
+        own.add(maker.name)
+        for name in maker.traces if isinstance(maker, SftStage) else ():
+            harvest = recipe.maker(name)
+            if isinstance(harvest, SampleStage):
+                teachers |= {harvest.name}.union(*ancestry(recipe, harvest.model))
+        maker = recipe.maker(maker.model)
+    return own, teachers

@@ -69,12 +69,13 @@ def load_problems(
         raise UserError(f"{key}.instruction", source.instruction, reason, remedy)
     if source.world is not None:
         return make_problems(source.world, seed)[: source.limit]
-    assert source.path is not None, f"{key} has neither path nor world: the recipe's check lets none through"
+    given = source.rows if isinstance(source, ProblemSource) else None
+    rows = given or read_rows(source.path or "", source.split, f"{key}.path", files)
     kept: dict[str, Problem] = {}
     left_out: Counter[str] = Counter()
     repeated = contradicting = 0
     lacking = isinstance(source, ProblemSource) and source.agreement is not None
-    for number, row in enumerate(read_rows(source.path, source.split, f"{key}.path", files), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             reader = RowReader(key, number, adapt(row) if adapt else row, source.fields)
         except LeftOut as reason:
@@ -222,9 +223,7 @@ def _read_dataset(path: str, folder: Path, split: str, key: str, files: Sequence
         else:
             rows = datasets.load_dataset(hub_name, config or None, split=split, revision=revision or None)
         yield from rows
-    except (
-        Exception
-    ) as error:  # datasets raises a dozen kinds: for names, splits, configurations, the network
+    except Exception as error:  # datasets raises a dozen kinds: for names, splits, the network
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         what = ", ".join(files) if files else f"its split `{split}`"
         reason = f"datasets cannot load {what}: {first_line}"

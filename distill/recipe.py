@@ -34,6 +34,7 @@ from distill.recipe_parts import (
     Thought,
     TraceSource,
 )
+from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import (
     Advantage,
     Aggregate,
@@ -194,7 +195,10 @@ class CompareStage(Section):
     published: list[str] | dict[Name, str] = []
 
 
-Stage = SftStage | GrpoStage | SampleStage | EvalStage | CompareStage
+Stage = SftStage | GrpoStage | RewardStage | SampleStage | EvalStage | CompareStage
+
+#: Those that make a model out of another; a reward model writes no texts.
+Trains = SftStage | GrpoStage | RewardStage
 
 
 class Recipe(Section):
@@ -229,28 +233,37 @@ class Recipe(Section):
         known = ", ".join(stage.name for stage in self.stages)
         raise UserError("stage", name, "there is no stage of that name", f"known: {known}")
 
-    def maker(self, model_or_traces: str) -> SftStage | GrpoStage | SampleStage | None:
+    def maker(self, model_or_traces: str) -> Trains | SampleStage | None:
         """The stage that makes this name, or None when it exists before the run."""
         for stage in self.stages:
-            if isinstance(stage, SftStage | GrpoStage | SampleStage) and stage.makes == model_or_traces:
+            if isinstance(stage, Trains | SampleStage) and stage.makes == model_or_traces:
                 return stage
         return None
 
+    def parts(self, problems: str) -> list[ProblemSource]:
+        """The sources of a set of problems: those of its ``sets``, or its own."""
+        source = self.problems[problems]
+        return [self.problems[name] for name in source.sets] if source.sets else [source]
+
     def source_model(self, model: str) -> str:
         """The model of the ``models:`` section that this one descends from (itself, when it stands there)."""
-        while isinstance(maker := self.maker(model), SftStage | GrpoStage):
+        while isinstance(maker := self.maker(model), Trains):
             model = maker.model
         return model
 
     def engines(self, source: str) -> set[str]:
-        """What runs a model of the ``models:`` section or one made from it: ``training``, or an engine's kind."""
+        """What runs a model of the ``models:`` section or one made of it: ``training``, ``scoring``, or an engine."""
         found: set[str] = set()
         for stage in self.stages:
             match stage:
                 case SftStage():
                     used, by = [stage.model], {"training"}
+                case RewardStage():
+                    used, by = [stage.model], {"training"}
                 case GrpoStage():
                     used, by = [stage.model], {"training", stage.engine.kind}
+                    if source in [one.model for one in stage.rewards.models.values()]:
+                        found.add("scoring")
                 case SampleStage():
                     used, by = [stage.model], {stage.engine.kind}
                 case EvalStage():

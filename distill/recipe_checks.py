@@ -21,6 +21,7 @@ from distill.recipe_parts import (
     TraceSource,
     most_samples,
 )
+from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import check_rewards, check_words
 from distill.recipe_types import Section
 
@@ -36,6 +37,8 @@ def check_across(recipe: Recipe) -> None:
     for name, problems in recipe.problems.items():
         _check_data(f"problems.{name}", problems)
         _check_agreement(f"problems.{name}", problems)
+        single = [other for other, source in recipe.problems.items() if not source.sets]
+        _known(f"problems.{name}.sets", problems.sets or [], "problem set that is no mixture", single)
     for name, traces in recipe.traces.items():
         _check_data(f"traces.{name}", traces)
     for name, suite in recipe.suites.items():
@@ -70,7 +73,15 @@ def _check_model(at: str, model: ModelSource) -> None:
 
 
 def _check_data(at: str, source: ProblemSource | TraceSource | SuiteSource) -> None:
-    if not isinstance(source, SuiteSource) or (source.path and source.world):
+    if isinstance(source, ProblemSource) and (source.rows or source.sets):
+        beside = {"kind", "fields", "instruction", "limit", "agreement"} if source.rows else set()
+        with_ = "rows" if source.rows else "sets"
+        for key, field in ProblemSource.model_fields.items():
+            if key not in beside | {with_} and getattr(source, key) != field.get_default(
+                call_default_factory=True
+            ):
+                raise UserError(f"{at}.{key}", None, f"has no effect with `{with_}`", "drop one of them")
+    elif not isinstance(source, SuiteSource) or (source.path and source.world):
         _exactly_one(at, source, "path", "world")  # a suite may have neither: a known one with another limit
     for key in ("fields", "each", "where", "rewrite"):
         if source.world and getattr(source, key, None):
@@ -90,6 +101,7 @@ def _check_agreement(at: str, source: ProblemSource) -> None:
 def _check_names(recipe: Recipe) -> None:
     """Stages in order: what each reads exists by then, and what it makes does not."""
     models, traces = set(recipe.models), set(recipe.traces)
+    judges = set(recipe.models)  # reward models: they write no texts
     evals: set[str] = set()
     seen: set[str] = set()
     measured: dict[tuple[str, str], str] = {}
@@ -102,9 +114,9 @@ def _check_names(recipe: Recipe) -> None:
             raise UserError(f"{at}.name", stage.name, "two stages have this name", "rename one")
         seen.add(stage.name)
         match stage:
-            case SftStage() | GrpoStage() | SampleStage():
+            case SftStage() | GrpoStage() | RewardStage() | SampleStage():
                 _known(f"{at}.model", [stage.model], "model (given, or made by an earlier stage)", models)
-                if stage.makes in models | traces:
+                if stage.makes in models | traces | judges:
                     raise UserError(f"{at}.makes", stage.makes, "this name is taken", "choose another")
             case EvalStage():
                 _known(f"{at}.models", stage.models, "model (given, or made by an earlier stage)", models)
@@ -128,9 +140,20 @@ def _check_names(recipe: Recipe) -> None:
             _known(f"{at}.traces", stage.traces, "trace set (given, or made by an earlier stage)", traces)
         if isinstance(stage, GrpoStage | SampleStage):
             _known(f"{at}.problems", [stage.problems], "problem set", recipe.problems)
-        if isinstance(stage, GrpoStage) and recipe.problems[stage.problems].agreement is not None:
+        if isinstance(stage, SampleStage) and recipe.problems[stage.problems].sets:
+            reason = "takes several sets together, which only a grpo stage does"
+            raise UserError(f"{at}.problems", stage.problems, reason, "sample each set by a stage of its own")
+        if isinstance(stage, GrpoStage) and any(
+            part.agreement is not None for part in recipe.parts(stage.problems)
+        ):
             reason = "has problems without references, which reward nothing"
             raise UserError(f"{at}.problems", stage.problems, reason, "train on others, or drop `agreement`")
+        if isinstance(stage, GrpoStage):
+            for name, judge in stage.rewards.models.items():
+                what = "reward model (given, or made by an earlier stage of kind reward)"
+                _known(f"{at}.rewards.models.{name}.model", [judge.model], what, judges)
+        if isinstance(stage, RewardStage):
+            judges.add(stage.makes)
         if isinstance(stage, SftStage | GrpoStage):
             models.add(stage.makes)
         if isinstance(stage, SampleStage):
@@ -151,6 +174,13 @@ def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
             check_rewards(at, stage.rewards, stage.overlong, stage.max_tokens)
             _check_method(at, stage)
             check_words(at, stage.kl, stage.reference, adapters=stage.method != "full")
+        case RewardStage():
+            if stage.memory.weights == "bfloat16":
+                reason = "is not there for reward models, whose weights stay in float32"
+                raise UserError(f"{at}.memory.weights", "bfloat16", reason, "drop it")
+            if 2 * stage.max_length > (budget := stage.micro_batch_tokens):
+                reason = f"two answers of max_length={stage.max_length} do not fit"
+                raise UserError(f"{at}.micro_batch_tokens", budget, reason, "raise it, or lower max_length")
         case SampleStage():
             _check_collect(f"{at}.collect", stage.collect, hourly)
             fixed = stage.collect.strategy == "fixed"

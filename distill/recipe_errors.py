@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from distill.errors import UserError
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_parts import AdaptiveCollect, FixedCollect, LocalEngine, ServerEngine, VllmEngine
+from distill.recipe_rewards import RewardStage
 from distill.recipe_types import Section
 
 STAGE_KINDS: dict[str, type[Stage]] = {
     "sft": SftStage,
     "grpo": GrpoStage,
+    "reward": RewardStage,
     "sample": SampleStage,
     "eval": EvalStage,
     "compare": CompareStage,

@@ -94,6 +94,9 @@ class WorldProblems(Section):
 class ProblemSource(Section):
     """Problems from a JSONL/Parquet file, a hub data set (``path``: NAME:CONFIG@REVISION), or the built-in world.
 
+    Or ``rows``, the problems themselves, each with the fields that a file's row would have; or ``sets``, the names of
+    other sets that a grpo stage takes together, each with its own kind and instruction.
+
     ``instruction`` is what a model is told, with ``{problem}`` where the problem goes; traces keep the bare problem.
     ``agreement``: rows may lack a reference; a harvest takes the answer that more than this share of a problem's first
     samples give.
@@ -102,6 +105,8 @@ class ProblemSource(Section):
     path: Place | None = None
     split: str = "train"
     world: WorldProblems | None = None
+    rows: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    sets: Annotated[list[str], Field(min_length=1)] | None = None
     kind: Kind = "math"
     fields: Fields = {}
     instruction: str | None = None

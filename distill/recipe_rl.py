@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field
 
 from distill.errors import UserError
 from distill.recipe_filters import LANGUAGE_CODES
-from distill.recipe_types import Count, NonNegative, Number, Positive, Section, Share, Whole
+from distill.recipe_rewards import HumanScores, RewardModel
+from distill.recipe_types import Count, Name, NonNegative, Number, Positive, Section, Share, Whole
 
 
 def _importable(name: str) -> str:
@@ -33,7 +34,8 @@ class Rewards(Section):
 
     ``accuracy`` and ``format`` earn 0 or 1; ``language`` the share of the thought's words in ``target``;
     ``repetition`` the share of the text that has not stood in it before; ``length`` -0.5 to 0.5 by how short a right
-    answer is among its group's. ``own`` are functions by import path (signature: `teacher.rewards.Own`).
+    answer is among its group's. ``own`` are functions by import path (signature: `teacher.rewards.Own`). ``models`` are
+    reward models, ``human`` scores that people gave.
     """
 
     accuracy: NonNegative = 1.0
@@ -43,6 +45,8 @@ class Rewards(Section):
     repetition: NonNegative = 0.0
     length: NonNegative = 0.0
     own: dict[ImportPath, Number] = {}
+    models: dict[Name, RewardModel] = {}
+    human: HumanScores | None = None
 
 
 class Advantage(Section):
@@ -205,7 +209,14 @@ def check_rewards(at: str, rewards: Rewards, overlong: Overlong, limit: int | li
         UserError: otherwise.
     """
     built_in = (rewards.accuracy, rewards.format, rewards.language, rewards.repetition, rewards.length)
-    if not any((*built_in, *rewards.own.values())):
+    taken = ("accuracy", "format", "language", "repetition", "length", "overlong", "human", *rewards.own)
+    for name in rewards.models:
+        if name in taken:
+            reason = "is the name of another reward"
+            raise UserError(f"{at}.rewards.models.{name}", None, reason, "give it a name of its own")
+    learnt = [one.weight for one in rewards.models.values()]
+    learnt += [rewards.human.weight] if rewards.human else []
+    if not any((*built_in, *rewards.own.values(), *learnt)):
         raise UserError(
             f"{at}.rewards", None, "every weight is 0, nothing can be learnt", "weigh one above 0"
         )

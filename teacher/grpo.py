@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from distill.device import Device
+from distill.generate.engine import Instruction
 from distill.generate.local import LocalEngine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
@@ -27,6 +28,7 @@ from distill.training.logprobs import token_logprobs
 from distill.training.packing import PackedRow, pack, pack_row
 from distill.training.update import Updater
 from teacher.advantages import group_advantages, zero_variance
+from teacher.judges import Judges
 from teacher.losses import PolicyTerms, Tokens, divergence, grpo_loss, token_weights
 from teacher.reference import Reference
 from teacher.rewards import graded_mean, load_own
@@ -48,18 +50,20 @@ def train(
     loaded: LoadedModel,
     device: Device,
     problems: Sequence[Problem],
-    instruction: str | None,
+    instruction: Instruction,
     *,
     folder: Path,
     fingerprint: str,
     seed: int,
     saved: Callable[[], None],
+    judges: Judges | None = None,
 ) -> dict[str, Any]:
     """Train ``loaded`` in place; returns the counts of the whole stage.
 
     Args:
         folder: the stage's folder; its metrics and checkpoints are continued when they are of this fingerprint.
         saved: called after each checkpoint. Checkpoints fall on the ends of rollouts only.
+        judges: the reward models and people's scores that ``stage.rewards`` names; None: it names none.
 
     Raises:
         UserError: a reward of the user's own cannot be imported.
@@ -68,7 +72,7 @@ def train(
     learner = Learner(stage, loaded, device)
     engine = LocalEngine(loaded, device, stage.engine.max_rows)
     own = load_own(list(stage.rewards.own), f"stages.{stage.name}.rewards.own")
-    sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed)
+    sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges)
     deck = Deck(problems, seed)
     log = MetricsLog(folder / "metrics.jsonl")
     counts = dict.fromkeys(COUNTED, 0)
@@ -91,7 +95,8 @@ def train(
                 tokens = {name: counts[name] for name in ("generated_tokens", "trained_tokens")}
                 told = rollout.measures()
                 log.append({"step": learner.updates, **told, **measures, **tokens})
-                progress.advance(1, reward=told["reward"], right=told["reward_accuracy"])
+                shown = {"reward": told["reward"], "right": told["reward_accuracy"]}
+                progress.advance(1, **{name: value for name, value in shown.items() if value is not None})
             last = learner.updates - stage.steps_per_rollout
             if last // stage.checkpoint_every != learner.updates // stage.checkpoint_every:
                 state = {"learner": learner.state(), "counts": counts, "position": deck.position}

@@ -8,8 +8,16 @@
                                                                 Kimi k1.5 (2025), section 2.3.3
     overlong    0 to -1 over the last `soft` tokens before the limit   DAPO (Yu et al. 2025), eq. 13
 
+    NAME        a reward model's score, or a person's, as `judges.py` has them
+
+A problem of kind `open` has no rule for its answer: `accuracy` tells nothing of it, and its samples are graded only
+where something looks at the answer, an own function, a reward model that is asked for it or a person's score; `format`
+and `language` are then added, as DeepSeek-R1's general data have them (eq. 8 to 10). Without such they are ungraded.
+Where rules decide, reward models stay silent unless the recipe says `problems: all`: R1 has none for reasoning.
+
 Deviations: `language` is earned by closed thoughts alone (R1 scores thoughts), and a thought without words, the paper's
-0/0, earns none: else silence would be the surest way to it. `length` is 0 in a group of equal lengths.
+0/0, earns none: else silence would be the surest way to it. `length` is 0 in a group of equal lengths and for open
+problems, where Kimi's rule for wrong answers would punish all that is long.
 
 What these do not protect from: a policy that writes a thought in the target language which has nothing to do with its
 answer earns what an honest one does.
@@ -59,10 +67,29 @@ class Answered:
         return self.judgement.verdict is Verdict.CORRECT
 
     @property
+    def open(self) -> bool:
+        """Whether no rule can say that it is right."""
+        return self.judgement.verdict is Verdict.UNVERIFIED
+
+    @property
     def thought(self) -> str:
         """The text of its thought; empty where there is none, or one that never ends."""
         parts = split_thought(self.text, (self.tags, *KNOWN_TAGS))
         return (parts.thought or "") if parts.state is ThoughtState.CLOSED else ""
+
+
+#: The name of people's scores among the rewards.
+HUMAN = "human"
+
+
+class Judged(NamedTuple):
+    """What reward models and people say of P groups, by name: NaN where one is not asked or has no score.
+
+    ``unread`` counts, by reward model, the answers that it was to judge and could not read.
+    """
+
+    scores_PG: dict[str, torch.Tensor]
+    unread: dict[str, int]
 
 
 #: A reward of a user's own: one group's answers in, one finite number for each out.
@@ -72,7 +99,8 @@ Own = Callable[[list[Answered]], Sequence[float]]
 class Scores(NamedTuple):
     """``rewards_PG`` is the weighted sum; an ungraded sample holds its group's mean, so that its advantage is zero.
 
-    ``parts_PG`` are the rewards that have a weight, unweighted, by name; accuracy and format always.
+    ``parts_PG`` are the rewards that have a weight, unweighted, by name; accuracy and format always. NaN stands where
+    one has nothing to say: accuracy of an open problem, a judge that is not asked.
     """
 
     rewards_PG: torch.Tensor
@@ -90,12 +118,14 @@ def score(
     weights: Rewards,
     own: dict[str, Own] | None = None,
     soft: tuple[int, int] | None = None,
+    judged: Judged | None = None,
 ) -> Scores:
     """Rewards of P groups of G answers each, in float64.
 
     Args:
         own: the functions that ``weights.own`` names, of `load_own`.
         soft: the limit of tokens, and how many before it are punished; None: none is.
+        judged: what reward models and people say; None: none is asked.
 
     Raises:
         RunFailed: a function of the user's own failed or gave no finite number for each answer.
@@ -105,15 +135,37 @@ def score(
         name: _grouped([_values(name, answers_G, weights, own or {}) for answers_G in answers_PG])
         for name in dict.fromkeys(("accuracy", "format", *told))
     }
-    graded_PG = _grouped([[a.judgement.verdict not in UNGRADED for a in answers] for answers in answers_PG])
-    rewards_PG = torch.zeros_like(graded_PG)
+    if judged:
+        parts_PG |= judged.scores_PG
+        told |= {name: _weight(name, weights) for name in judged.scores_PG}
+    graded_PG = _graded(answers_PG, weights, judged)
+    rewards_PG = torch.zeros(graded_PG.shape, dtype=torch.float64)
     for name, weight in told.items():
-        rewards_PG = rewards_PG + weight * parts_PG[name]
+        rewards_PG = rewards_PG + weight * parts_PG[name].nan_to_num(0.0)
     if soft:
         late_PG = [[soft_overlong(answer.tokens, *soft) for answer in answers_G] for answers_G in answers_PG]
         parts_PG["overlong"] = _grouped(late_PG)
         rewards_PG = rewards_PG + parts_PG["overlong"]
-    return Scores(graded_mean(rewards_PG, graded_PG.bool()), parts_PG, graded_PG.bool())
+    return Scores(graded_mean(rewards_PG, graded_PG), parts_PG, graded_PG)
+
+
+def _graded(answers_PG: Sequence[list[Answered]], weights: Rewards, judged: Judged | None) -> torch.Tensor:
+    """Which samples something has judged: the verifier, or for open problems what the recipe has for them."""
+    verdicts_PG = [[answer.judgement.verdict for answer in answers_G] for answers_G in answers_PG]
+    graded_PG = torch.tensor([[one not in UNGRADED for one in verdicts_G] for verdicts_G in verdicts_PG])
+    open_PG = torch.tensor([[one is Verdict.UNVERIFIED for one in verdicts_G] for verdicts_G in verdicts_PG])
+    scores_PG = judged.scores_PG if judged else {}
+    looked_PG = torch.full_like(graded_PG, any(weights.own.values()))
+    for part_PG in scores_PG.values():
+        looked_PG = looked_PG | ~part_PG.isnan()
+    graded_PG = graded_PG | (open_PG & looked_PG)
+    return graded_PG & ~scores_PG[HUMAN].isnan() if HUMAN in scores_PG else graded_PG
+
+
+def _weight(name: str, weights: Rewards) -> float:
+    if name == HUMAN and weights.human:
+        return weights.human.weight
+    return weights.models[name].weight
 
 
 def weighed(rewards: Rewards) -> dict[str, float]:
@@ -185,7 +237,7 @@ def load_own(names: Sequence[str], key: str) -> dict[str, Own]:
 def _values(name: str, answers_G: list[Answered], weights: Rewards, own: dict[str, Own]) -> list[float]:
     match name:
         case "accuracy":
-            return [float(answer.right) for answer in answers_G]
+            return [math.nan if answer.open else float(answer.right) for answer in answers_G]
         case "format":
             return [float(is_well_formed(answer.text, answer.tags)) for answer in answers_G]
         case "language":
@@ -193,7 +245,7 @@ def _values(name: str, answers_G: list[Answered], weights: Rewards, own: dict[st
         case "repetition":
             return [1.0 - repetition(words(answer.text)) for answer in answers_G]
         case "length":
-            return shorter_is_better(answers_G)
+            return [0.0] * len(answers_G) if answers_G[0].open else shorter_is_better(answers_G)
         case _:
             return _checked(name, answers_G, own[name])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -15,13 +15,14 @@ import torch
 
 from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtTags, split_thought
 from distill.errors import RunFailed
-from distill.generate.engine import Engine, Requests, build_requests, in_order
+from distill.generate.engine import Engine, Instruction, Requests, build_requests, in_order
 from distill.recipe import GrpoStage
 from distill.recipe_parts import Sampling
 from distill.recipe_rl import tokens_at
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.verify import Response, check_many
 from teacher.advantages import zero_variance
+from teacher.judges import Judges
 from teacher.rewards import UNGRADED, Answered, Own, Scores, score
 from teacher.watching import loop_share, reflective_rate, solve_rates, target_share
 
@@ -38,31 +39,44 @@ class Deck:
         self._problems, self._seed = list(problems), seed
         self._epoch, self._shuffled = -1, self._problems
 
-    def draw(self, count: int) -> list[Problem]:
-        """The next problems; one may come twice where an epoch ends among them."""
-        drawn = []
-        for place in range(self.position, self.position + count):
-            epoch, number = divmod(place, len(self._problems))
+    def draw(self, count: int, wanted: Callable[[Problem], bool] = lambda _: True) -> list[Problem]:
+        """The next problems that are wanted; one may come twice where an epoch ends among them.
+
+        Raises:
+            RunFailed: none of them is.
+        """
+        drawn: list[Problem] = []
+        passed = 0
+        while len(drawn) < count:
+            epoch, number = divmod(self.position, len(self._problems))
             if epoch != self._epoch:
                 self._epoch = epoch
                 self._shuffled = random.Random(f"{self._seed}/{epoch}").sample(
                     self._problems, len(self._problems)
                 )
-            drawn.append(self._shuffled[number])
-        self.position += count
+            self.position += 1
+            passed = 0 if wanted(self._shuffled[number]) else passed + 1
+            if not passed:
+                drawn.append(self._shuffled[number])
+            elif passed == 2 * len(self._problems):
+                raise RunFailed(
+                    "nothing rewards any of the problems yet", "Ask a reward model from update 0 on."
+                )
         return drawn
 
 
 class Groups(NamedTuple):
     """Completions, problem by problem: prompt + completion as token ids, what the engine gave, and what it earned.
 
-    ``fault`` says why the first ungraded completion could not be graded.
+    ``fault`` says why the first ungraded completion could not be graded; ``unread`` counts, by reward model, the
+    answers that it could not read.
     """
 
     examples: list[Example]
     sampled: list[Completion]
     scores: Scores
     fault: str
+    unread: dict[str, int]
 
     @property
     def tokens(self) -> int:
@@ -82,6 +96,7 @@ class Groups(NamedTuple):
                 scores.graded_PG[chosen_P],
             ),
             self.fault,
+            self.unread,
         )
 
 
@@ -97,6 +112,7 @@ def joined(parts: Sequence[Groups]) -> Groups:
             torch.cat([one.graded_PG for one in scores]),
         ),
         next((part.fault for part in parts if part.fault), ""),
+        {name: sum(part.unread[name] for part in parts) for name in parts[0].unread},
     )
 
 
@@ -127,17 +143,20 @@ class Rollout(NamedTuple):
 
         The entropy is the sampler's: the mean of -log p over the tokens it drew, an unbiased estimate.
         """
-        right_B = (self.scores.parts_PG["accuracy"].flatten() > 0).tolist()
+        accuracy_B = self.scores.parts_PG[
+            "accuracy"
+        ].flatten()  # NaN of open problems: neither right nor wrong
+        right_B, wrong_B = (accuracy_B > 0).tolist(), (accuracy_B == 0).tolist()
         lengths = [completion.tokens for completion in self.sampled]
         logprob_sum = sum(sum(completion.logprobs) for completion in self.sampled)
         return {
             "reward": float(self.scores.rewards_PG.mean()),
-            **{f"reward_{name}": float(part_PG.mean()) for name, part_PG in self.scores.parts_PG.items()},
+            **{f"reward_{name}": told_mean(part_PG) for name, part_PG in self.scores.parts_PG.items()},
             "ungraded": self.scores.ungraded,
             "entropy": -logprob_sum / sum(lengths),
             "completion_tokens": sum(lengths) / len(lengths),
             "completion_tokens_correct": _mean(compress(lengths, right_B)),
-            "completion_tokens_wrong": _mean(compress(lengths, [not right for right in right_B])),
+            "completion_tokens_wrong": _mean(compress(lengths, wrong_B)),
             "truncated": sum(self.truncated_B) / len(lengths),
             **self.watched,
             "discarded_groups": self.discarded,
@@ -152,12 +171,14 @@ class Sampler:
         stage: GrpoStage,
         engine: Engine,
         chat: ChatFormat,
-        instruction: str | None,
+        instruction: Instruction,
         own: dict[str, Own],
         seed: int,
+        judges: Judges | None = None,
     ) -> None:
         self._stage, self._engine, self._chat = stage, engine, chat
         self._instruction, self._own, self._seed = instruction, own, seed
+        self._judges = judges or Judges(stage.rewards, {})
 
     def roll_out(self, deck: Deck, number: int) -> Rollout:
         """Rollout ``number`` of the stage; with the run's seed it decides every sample.
@@ -170,7 +191,8 @@ class Sampler:
         """
         stage = self._stage
         wanted = stage.problems_per_step * stage.steps_per_rollout
-        limit = tokens_at(stage.max_tokens, number * stage.steps_per_rollout)
+        update = number * stage.steps_per_rollout
+        limit = tokens_at(stage.max_tokens, update)
         kept: list[Groups] = []
         flat: list[Groups] = []
         sampling = verifying = 0.0
@@ -179,12 +201,14 @@ class Sampler:
             if not missing:
                 break
             began = time.monotonic()
-            problems = deck.draw(missing)
+            problems = deck.draw(
+                missing, lambda one: one.kind != "open" or self._judges.can_judge(one, update)
+            )
             requests = self._requests(problems, number, attempt)
             drawn = Sampling(temperature=stage.temperature, top_p=1.0, max_tokens=limit)
             sampled = in_order(requests, self._engine.generate(requests, drawn))
             sampled_at = time.monotonic()
-            made = self._judged(problems, requests, sampled, limit)
+            made = self._judged(problems, requests, sampled, limit, update)
             sampling += sampled_at - began
             verifying += time.monotonic() - sampled_at
             if stage.refill:
@@ -199,6 +223,7 @@ class Sampler:
             raise RunFailed(f"{reason}: the first says {groups.fault}")
         discarded = len(found.scores.rewards_PG) - wanted
         watched = _watched(groups, self._chat.tags, stage.rewards.target)
+        watched |= {f"unread_{name}": count for name, count in groups.unread.items()}
         return Rollout(*groups[:3], limit, discarded, found.tokens, watched, sampling, verifying)
 
     def _requests(self, problems: Sequence[Problem], number: int, attempt: int) -> Requests:
@@ -209,7 +234,12 @@ class Sampler:
         return build_requests(problems, stage.samples_per_problem, self._chat, seed, self._instruction)
 
     def _judged(
-        self, problems: Sequence[Problem], requests: Requests, sampled: list[Completion], limit: int
+        self,
+        problems: Sequence[Problem],
+        requests: Requests,
+        sampled: list[Completion],
+        limit: int,
+        update: int,
     ) -> Groups:
         samples, tags = self._stage.samples_per_problem, self._chat.tags
         texts = [completion.prefill + completion.text for completion in sampled]
@@ -230,7 +260,9 @@ class Sampler:
             for request, completion in zip(requests, sampled, strict=True)
         ]
         fault = next((one.reason for one in judgements if one.verdict in UNGRADED), "")
-        return Groups(examples, sampled, score(answers_PG, self._stage.rewards, self._own, soft), fault)
+        judged = self._judges.judge(answers_PG, update)
+        scores = score(answers_PG, self._stage.rewards, self._own, soft, judged)
+        return Groups(examples, sampled, scores, fault, judged.unread)
 
 
 def _watched(groups: Groups, tags: ThoughtTags, target: str) -> dict[str, Any]:
@@ -242,6 +274,12 @@ def _watched(groups: Groups, tags: ThoughtTags, target: str) -> dict[str, Any]:
         "language": target_share(thoughts, target),
         "solve_rates": solve_rates(groups.scores.parts_PG["accuracy"]),
     }
+
+
+def told_mean(part_PG: torch.Tensor) -> float | None:
+    """The mean over the samples that a reward says something of; None: of none."""
+    told = part_PG[~part_PG.isnan()]
+    return float(told.mean()) if len(told) else None
 
 
 def _mean(values: Iterable[int]) -> float | None:

@@ -164,3 +164,14 @@ def is_runaway(ids: list[int]) -> bool:
         ):
             return True
     return False
+
+
+def bradley_terry(better: Any, worse: Any) -> Any:
+    """-log of the probability that the better answer wins, from the two strengths exp(score)."""
+    return -(better.exp() / (better.exp() + worse.exp())).log()
+
+
+def labelled(score: Any, good: bool) -> Any:
+    """-log of the probability of a label under a logistic model."""
+    chance = 1 / (1 + (-score).exp())
+    return -(chance if good else 1 - chance).log()

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable
 from pathlib import Path
 
-from distill import recipe, recipe_filters, recipe_parts, recipe_rl
+from distill import recipe, recipe_filters, recipe_parts, recipe_rewards, recipe_rl
 from distill.recipe_types import Section
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -18,12 +18,19 @@ SCHEMA = {
     "recipe_file.py",
     "recipe_filters.py",
     "recipe_rl.py",
+    "recipe_rewards.py",
     "recipe_checks.py",
 }
 
 
 def sections() -> list[type[Section]]:
-    named = {**vars(recipe), **vars(recipe_parts), **vars(recipe_filters), **vars(recipe_rl)}
+    named = {
+        **vars(recipe),
+        **vars(recipe_parts),
+        **vars(recipe_filters),
+        **vars(recipe_rl),
+        **vars(recipe_rewards),
+    }
     found = [kind for kind in named.values() if isinstance(kind, type) and issubclass(kind, Section)]
     return [kind for kind in found if kind is not Section]
 

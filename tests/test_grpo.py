@@ -43,7 +43,7 @@ def stage_of(**changes: Any) -> GrpoStage:
 def rewarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reward 1 to a completion whose text is of even length."""
 
-    def even(answers_PG: Any, weights: Any, own: Any, soft: Any) -> Scores:
+    def even(answers_PG: Any, weights: Any, own: Any, soft: Any, judged: Any) -> Scores:
         rewards_PG = torch.tensor(
             [[len(one.text) % 2 for one in answers] for answers in answers_PG], dtype=torch.float64
         )

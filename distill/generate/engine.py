@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -62,6 +62,10 @@ class Engine(Protocol):
         ...
 
 
+#: What is said around a problem, one for all or by the problems' ids; ``{problem}`` is where its text goes.
+Instruction = str | Mapping[str, str | None] | None
+
+
 def in_order(requests: Sequence[Request], completions: Iterator[Completion]) -> list[Completion]:
     """The completions in the order of their requests; each request has exactly one."""
     found = {(one.problem_id, one.sample_index): one for one in completions}
@@ -69,8 +73,10 @@ def in_order(requests: Sequence[Request], completions: Iterator[Completion]) -> 
     return [found[request.problem_id, request.sample_index] for request in requests]
 
 
-def wording(problem: Problem, instruction: str | None) -> str:
+def wording(problem: Problem, instruction: Instruction) -> str:
     """What a model is told of a problem: ``instruction`` with the text for its ``{problem}``; None: the text alone."""
+    if isinstance(instruction, Mapping):
+        instruction = instruction[problem.id]
     return instruction.replace("{problem}", problem.problem) if instruction else problem.problem
 
 
@@ -82,7 +88,7 @@ class Requests(Sequence[Request]):
         wanted: Sequence[tuple[Problem, range]],
         chat: ChatFormat,
         run_seed: int,
-        instruction: str | None,
+        instruction: Instruction,
     ) -> None:
         """Requests for these sample numbers of these problems, in this order."""
         self._wanted, self._chat, self._seed, self._instruction = wanted, chat, run_seed, instruction
@@ -119,7 +125,7 @@ def build_requests(
     samples: int,
     chat: ChatFormat,
     run_seed: int,
-    instruction: str | None = None,
+    instruction: Instruction = None,
 ) -> Requests:
     """``samples`` requests for each problem, problem by problem."""
     wanted = []

@@ -4,6 +4,14 @@
 """
 
 from distill.lengths import context_of
+from distill.models.classifiers import (
+    Reader,
+    Scorer,
+    check_reads_thoughts,
+    check_scorer,
+    from_causal,
+    load_scorer,
+)
 from distill.models.folders import build_folder, save
 from distill.models.loading import (
     ARCHITECTURES,
@@ -25,13 +33,19 @@ __all__ = [
     "ARCHITECTURES",
     "LoadedModel",
     "Preview",
+    "Reader",
+    "Scorer",
     "as_made",
     "base_of_adapter",
     "build_folder",
     "check_lora",
+    "check_reads_thoughts",
+    "check_scorer",
     "context_of",
     "count_parameters",
+    "from_causal",
     "load",
+    "load_scorer",
     "load_tokenizer",
     "preview",
     "save",

@@ -46,7 +46,8 @@ def save(loaded: LoadedModel, folder: Path, texts: Mapping[str, str] | None = No
     try:
         waiting.mkdir(parents=True)
         model = _merged(loaded.model, waiting / ADAPTER)
-        _set_generation_defaults(model, loaded.chat)
+        if model.can_generate():  # a reward model does not
+            _set_generation_defaults(model, loaded.chat)
         model.save_pretrained(waiting)
         loaded.chat.tokenizer.save_pretrained(waiting)
         for place, text in (texts or {}).items():

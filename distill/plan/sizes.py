@@ -10,6 +10,7 @@ from typing import Any
 from distill.errors import UserError
 from distill.recipe import Recipe, SampleStage
 from distill.recipe_parts import Portion, ProblemSource, TraceSource, most_samples
+from distill.recipe_rewards import PairSource
 
 #: Rows of public data sets by name and split, as their pages state them.
 HUB_ROWS = {
@@ -65,6 +66,8 @@ def count_problems(section: str, name: str, source: ProblemSource, assumed: Assu
     """Problems of a set or suite, no more than its ``limit``."""
     if source.world is not None:
         counted = Counted(source.world.count * len(source.world.families))
+    elif isinstance(source, ProblemSource) and source.rows is not None:
+        counted = Counted(len(source.rows))
     else:
         assert source.path is not None, f"{section}.{name} has neither path nor world"
         rows = _rows_here(f"{section}.{name}.path", source.path) or HUB_ROWS.get(
@@ -75,6 +78,15 @@ def count_problems(section: str, name: str, source: ProblemSource, assumed: Assu
     if source.limit is None or counted.rows < source.limit:
         return counted
     return Counted(source.limit)
+
+
+def count_judged(at: str, source: PairSource, assumed: Assumptions) -> Counted:
+    """Judged answers of a source, no more than its ``limit``."""
+    if rows := _rows_here(f"{at}.path", source.path):
+        return Counted(min(rows, source.limit or rows))
+    if source.limit is not None:
+        return Counted(source.limit)
+    return Counted(assumed.traces, f"{at}: {assumed.traces} rows assumed (--traces)")
 
 
 def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:

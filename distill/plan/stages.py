@@ -13,6 +13,7 @@ from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.grpo import grpo_parts, grpo_training
 from distill.plan.hardware import USABLE, Gpu, find_gpu
 from distill.plan.memory import Parts, Training, host_bytes, training_parts
+from distill.plan.reward import add_judges, plan_reward
 from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
 from distill.plan.work import (
     PROMPT,
@@ -24,6 +25,7 @@ from distill.plan.work import (
 )
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
 from distill.recipe_parts import Engine, Hardware, Lora, ServerEngine, VllmEngine, most_samples
+from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import most_tokens
 from distill.suites import find_suite
 
@@ -77,7 +79,8 @@ class Planner:
         self.usable = USABLE * self.gpu.memory
         self.device: Literal["cpu", "cuda"] = "cuda" if self.gpu.cuda else "cpu"
         self.shapes = cache(lambda name: shape_of(name, recipe.models[name]))
-        self.computed = [name for name in recipe.models if recipe.engines(name) != {"server"}]
+        elsewhere = ({"server"}, {"scoring"})
+        self.computed = [name for name in recipe.models if recipe.engines(name) not in elsewhere]
         self.told: dict[str, None] = {}  # in order, each once
         if recipe.hardware is None:
             self.tell(f"hardware: one {self.gpu.name} assumed, as the recipe names no machine")
@@ -94,6 +97,10 @@ class Planner:
                 plan = self._sft(stage)
             case GrpoStage():
                 plan = self._grpo(stage)
+                add_judges(self, stage, plan)
+            case RewardStage():
+                plan = StagePlan(stage.name, stage.kind, f"{stage.model}, {stage.objective}")
+                plan_reward(self, stage, plan)
             case SampleStage():
                 plan = self._sample(stage)
             case EvalStage():
@@ -116,14 +123,15 @@ class Planner:
         now = {"hardware.gpus": self.hardware.gpus, "hardware.nodes": self.hardware.nodes}
         return {key: value for key, value in wanted.items() if value != now[key]}
 
-    def _shape(self, model: str) -> Shape:
+    def shape(self, model: str) -> Shape:
+        """The shape of a model, given or made."""
         return self.shapes(self.recipe.source_model(model))
 
     def _room(self, plan: StagePlan, models: Sequence[str], asked: int, prompt: int) -> int:
         """The length asked for, or what the models have room for behind a prompt."""
         for model in models:
             source = self.recipe.models[self.recipe.source_model(model)]
-            context = source.max_length or self._shape(model).context
+            context = source.max_length or self.shape(model).context
             room = context - min(prompt, context // 4)  # the prompts of short models are short
             if asked > room:
                 asked = room
@@ -133,7 +141,7 @@ class Planner:
     # ---------------------------------------------------------------------------------------- training
 
     def _sft(self, stage: SftStage) -> StagePlan:
-        shape = self._shape(stage.model)
+        shape = self.shape(stage.model)
         plan = StagePlan(stage.name, stage.kind, f"{stage.model}, {stage.method}", shape.parameters)
         longest = self._room(plan, [stage.model], stage.max_length, 0)
         memory = stage.memory
@@ -214,7 +222,7 @@ class Planner:
             plan.notes.append(f"an update has {each:g} traces for each GPU: {idle}")
 
     def _grpo(self, stage: GrpoStage) -> StagePlan:
-        shape = self._shape(stage.model)
+        shape = self.shape(stage.model)
         told = stage.model if stage.method == "full" else f"{stage.model}, {stage.method}"
         trainable = grpo_training(shape, stage, stage.micro_batch_tokens, 1, self.device).trainable
         plan = StagePlan(stage.name, stage.kind, told, shape.parameters, trainable)
@@ -254,7 +262,7 @@ class Planner:
         return plan
 
     def _grpo_work(self, plan: StagePlan, stage: GrpoStage, answer: int, rows: int) -> None:
-        shape, length = self._shape(stage.model), min(self.assumed.tokens_per_trace, answer)
+        shape, length = self.shape(stage.model), min(self.assumed.tokens_per_trace, answer)
         rollouts = stage.steps // stage.steps_per_rollout
         prompts = stage.problems_per_step * stage.steps_per_rollout
         answers = prompts * stage.samples_per_problem
@@ -273,8 +281,8 @@ class Planner:
         if stage.refill:
             most = f"up to {stage.refill + 1} times the samples of a rollout"
             plan.notes.append(f"refill may draw {most}; what it does draw depends on the model: not counted")
-        kind = self.recipe.problems[stage.problems].kind
-        seconds = rollouts * (rolled.seconds + self._verdicts(kind, answers))
+        slowest = max(self._verdicts(part.kind, answers) for part in self.recipe.parts(stage.problems))
+        seconds = rollouts * (rolled.seconds + slowest)
         plan.hours = (seconds + compute_seconds(learnt, self.gpu, self.gpus, self.assumed.mfu)) / 3600
 
     def _verdicts(self, kind: str, answers: int) -> float:
@@ -296,7 +304,7 @@ class Planner:
             answers = counted.rows * samples
             self._ask_elsewhere(plan, answers, stage.sampling.max_tokens, source.kind)
             return plan
-        shape = self._shape(stage.model)
+        shape = self.shape(stage.model)
         plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters)
         room = self._room(plan, [stage.model], stage.sampling.max_tokens, PROMPT)
         model = self._generating(shape, stage.engine, room)
@@ -307,7 +315,7 @@ class Planner:
     def _eval(self, stage: EvalStage) -> StagePlan:
         if isinstance(stage.engine, ServerEngine):
             return self._eval_elsewhere(stage)
-        shapes = [self._shape(model) for model in stage.models]
+        shapes = [self.shape(model) for model in stage.models]
         biggest = max(shapes, key=lambda shape: shape.parameters)
         plan = StagePlan(stage.name, stage.kind, ", ".join(stage.models), biggest.parameters)
         asked = [
