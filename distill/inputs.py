@@ -210,7 +210,8 @@ class Inputs:
                     most_tokens(stage.max_tokens),
                     None if isinstance(stage.max_tokens, int) else True,
                 )
-                longest = self._fit(f"{at}.max_tokens", asked, [stage.model], texts, chosen)
+                most = _most(stage.engine)
+                longest = self._fit(f"{at}.max_tokens", asked, [stage.model], texts, chosen, most)
                 return stage.model_copy(update={} if chosen else {"max_tokens": longest})
             case SampleStage():
                 texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))

@@ -41,7 +41,7 @@ def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
         UserError.
     """
     for stage in due:
-        if not isinstance(stage, SampleStage | EvalStage):
+        if not isinstance(stage, GrpoStage | SampleStage | EvalStage):
             continue
         key = f"stages.{stage.name}.engine"
         if isinstance(stage.engine, VllmEngine):

@@ -25,6 +25,7 @@ from distill.recipe_parts import (
     Memory,
     ModelSource,
     Optimiser,
+    PolicyEngine,
     ProblemSource,
     Role,
     Sampling,
@@ -126,7 +127,7 @@ class GrpoStage(Section):
     kl: Kl = Kl()
     reference: Reference = Reference()
     correction: Correction = Correction()
-    engine: LocalEngine = LocalEngine()
+    engine: PolicyEngine = LocalEngine()
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 50
 

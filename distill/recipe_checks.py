@@ -19,11 +19,15 @@ from distill.recipe_parts import (
     ProblemSource,
     SuiteSource,
     TraceSource,
+    VllmEngine,
     most_samples,
 )
 from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import check_rewards, check_words
 from distill.recipe_types import Section
+
+#: vLLM has no kernels for adapters of a higher rank.
+VLLM_MOST_RANK = 512
 
 
 def check_across(recipe: Recipe) -> None:
@@ -174,6 +178,7 @@ def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
             check_rewards(at, stage.rewards, stage.overlong, stage.max_tokens)
             _check_method(at, stage)
             check_words(at, stage.kl, stage.reference, adapters=stage.method != "full")
+            _check_policy_engine(at, stage)
         case RewardStage():
             if stage.memory.weights == "bfloat16":
                 reason = "is not there for reward models, whose weights stay in float32"
@@ -205,6 +210,20 @@ def _check_method(at: str, stage: SftStage | GrpoStage) -> None:
     if isinstance(stage, GrpoStage) and stage.lora and stage.lora.dropout:
         reason = "would have the sampler and the trainer be two models"
         raise UserError(f"{at}.lora.dropout", stage.lora.dropout, reason, "drop it")
+
+
+def _check_policy_engine(at: str, stage: GrpoStage) -> None:
+    if not isinstance(stage.engine, VllmEngine):
+        return
+    for name in ("tensor_parallel", "data_parallel"):
+        if (value := getattr(stage.engine, name)) != 1:
+            reason = "the sampler of a policy in training shares the trainer's one device"
+            raise UserError(f"{at}.engine.{name}", value, reason, "drop it")
+    if stage.lora and stage.lora.rank > VLLM_MOST_RANK:
+        reason = f"is more than the {VLLM_MOST_RANK} that vLLM takes"
+        raise UserError(
+            f"{at}.lora.rank", stage.lora.rank, reason, "lower it, or use `engine: {kind: local}`"
+        )
 
 
 def _check_collect(at: str, collect: FixedCollect | AdaptiveCollect, hourly: float | None) -> None:

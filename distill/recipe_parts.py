@@ -212,8 +212,9 @@ class LocalEngine(Section):
 class VllmEngine(Section):
     """vLLM in this process: ``data_parallel`` copies of the model, each split over ``tensor_parallel`` GPUs.
 
-    ``memory`` is the share of a GPU's memory that it takes. ``max_length`` counts tokens of prompt and completion
-    (None: as many as the model reads); a smaller one leaves room for more rows.
+    ``memory`` is the share of a GPU's memory that it takes; in a `grpo` stage, of what the trainer leaves there.
+    ``max_length`` counts tokens of prompt and completion (None: as many as the model reads); a smaller one leaves room
+    for more rows.
     """
 
     kind: Literal["vllm"]
@@ -258,6 +259,12 @@ Engine = Annotated[
     | Annotated[VllmEngine, Tag("vllm")]
     | Annotated[ServerEngine, Tag("server")],
     Discriminator(_engine_kind),
+]
+
+
+#: What samples from a policy in training: itself, or vLLM beside it.
+PolicyEngine = Annotated[
+    Annotated[LocalEngine, Tag("local")] | Annotated[VllmEngine, Tag("vllm")], Discriminator(_engine_kind)
 ]
 
 

@@ -17,7 +17,7 @@ import torch
 
 from distill.device import Device
 from distill.generate.engine import Instruction
-from distill.generate.local import LocalEngine
+from distill.generate.policy import at_version, policy_engine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
 from distill.records import Problem
@@ -67,12 +67,10 @@ def train(
 
     Raises:
         UserError: a reward of the user's own cannot be imported.
-        RunFailed: a gradient is not finite, or a reward failed.
+        RunFailed: a gradient is not finite, a reward failed, or the sampler does not hold the policy.
     """
     learner = Learner(stage, loaded, device)
-    engine = LocalEngine(loaded, device, stage.engine.max_rows)
     own = load_own(list(stage.rewards.own), f"stages.{stage.name}.rewards.own")
-    sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges)
     deck = Deck(problems, seed)
     log = MetricsLog(folder / "metrics.jsonl")
     counts = dict.fromkeys(COUNTED, 0)
@@ -80,11 +78,15 @@ def train(
         learner.restore(found[1]["learner"])
         counts, deck.position = found[1]["counts"], found[1]["position"]
     log.rewind(learner.updates)
-    with Progress(f"{stage.name}: GRPO on {stage.model}", stage.steps, "step") as progress:
+    with (
+        policy_engine(stage, loaded, device) as engine,
+        Progress(f"{stage.name}: GRPO on {stage.model}", stage.steps, "step") as progress,
+    ):
+        sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges)
         progress.skip(learner.updates)
         while learner.updates < stage.steps:
-            engine.policy_version = learner.updates
-            rollout = sampler.roll_out(deck, learner.updates // stage.steps_per_rollout)
+            with at_version(engine, learner.updates) as synced:
+                rollout = sampler.roll_out(deck, learner.updates // stage.steps_per_rollout)
             counts["generated_tokens"] += rollout.generated_tokens
             counts["ungraded"] += rollout.scores.ungraded
             counts["discarded_groups"] += rollout.discarded
@@ -93,7 +95,7 @@ def train(
                 counts["zero_variance_groups"] += measures["zero_variance_groups"]
                 counts["masked"] += measures["masked"]
                 tokens = {name: counts[name] for name in ("generated_tokens", "trained_tokens")}
-                told = rollout.measures()
+                told = rollout.measures() | synced
                 log.append({"step": learner.updates, **told, **measures, **tokens})
                 shown = {"reward": told["reward"], "right": told["reward_accuracy"]}
                 progress.advance(1, **{name: value for name, value in shown.items() if value is not None})

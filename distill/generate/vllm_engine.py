@@ -39,6 +39,8 @@ _PROMPT_ROOM = 4096
 _WAITING = 64
 #: Bytes of keys and values on a CPU; more only where one row needs more.
 _CPU_CACHE = 1 << 30
+#: A row's ids are told in one portion.
+_AT_THE_END = 1 << 30
 _REMEDY = "lower engine.max_length or sampling.max_tokens, or raise engine.tensor_parallel or engine.memory"
 
 
@@ -160,7 +162,7 @@ class VllmEngine:
                     if finish is not None:
                         del flying[number]
                         row.copy.rows -= 1
-                        yield self._completion(row, FinishReason(finish))
+                        yield completion_of(self.model, self.chat, row.request, row.ids, row.logprobs, finish)
         finally:
             self._give_up(flying)
 
@@ -188,37 +190,12 @@ class VllmEngine:
             number = next(self._numbers)
             flying[number] = _Row(request, copy)
             copy.rows += 1
-            drawn = self._params(request, sampling, asked)
+            drawn = drawing(request, sampling, self.chat, ASK_EVERY if asked else _AT_THE_END)
             batches.setdefault(copy, []).append((number, request.prompt_ids, drawn))
             request = next(waiting, None)
         for copy, batch in batches.items():
             self._send(copy, ("add", batch))
         return request
-
-    def _params(self, request: Request, sampling: Sampling, asked: bool) -> dict[str, Any]:
-        """A request's sampling as vLLM names it. It tells ids in portions: one, then so many at a time."""
-        return {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "seed": request.seed,
-            "stop_token_ids": sorted(self.chat.stop_ids),
-            "stream_interval": ASK_EVERY if asked else 1 << 30,
-        }
-
-    def _completion(self, row: _Row, finish: FinishReason) -> Completion:
-        if not all(map(math.isfinite, row.logprobs)):
-            raise RunFailed(f"{self.model} gives probabilities that are no numbers: its weights are broken")
-        return Completion(
-            problem_id=row.request.problem_id,
-            sample_index=row.request.sample_index,
-            text=self.chat.decode(row.ids),
-            prefill=row.request.prefill,
-            tokens=len(row.ids),
-            token_ids=row.ids,
-            logprobs=row.logprobs,
-            finish_reason=finish,
-        )
 
     def _give_up(self, flying: dict[int, _Row]) -> None:
         """Whoever asked wants no more: let the copies drop what they still work on."""
@@ -253,34 +230,18 @@ class VllmEngine:
             mine = gpus[number * split : (number + 1) * split]
             copy = launch(environment(mine, self.settings.data_parallel))
             self._copies.append(copy)
-            self._send(copy, self._llm(length, bool(mine)))
+            settings = llm_settings(self.place, self._config, length, bool(mine)) | {
+                "hf_overrides": self._overrides
+            }
+            if mine:
+                settings |= {
+                    "tensor_parallel_size": split,
+                    "gpu_memory_utilization": self.settings.memory,
+                }
+            self._send(copy, settings)
         for copy in self._copies:
             _, copy.places = self._receive(copy)
         self._length = length
-
-    def _llm(self, length: int, on_gpu: bool) -> dict[str, Any]:
-        """Settings of ``vllm.LLM``."""
-        module = "distill.generate.vllm_logprobs"
-        settings = {
-            "model": self.place,
-            "skip_tokenizer_init": True,
-            "generation_config": "vllm",  # none of the model's own sampling settings
-            "hf_overrides": self._overrides,
-            "max_model_len": length,
-            "logits_processors": [f"{module}:BeforeTemperature", f"{module}:AfterTemperature"],
-            "logprobs_mode": "processed_logits",
-            "enable_prefix_caching": True,
-            "seed": 0,
-        }
-        if on_gpu:
-            split = self.settings.tensor_parallel
-            return settings | {
-                "dtype": "bfloat16",
-                "tensor_parallel_size": split,
-                "gpu_memory_utilization": self.settings.memory,
-            }
-        cache = max(_CPU_CACHE, 2 * length * _bytes_a_token(self._config))
-        return settings | {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": cache}
 
     def _hear(self) -> list[tuple[int, list[int], list[float], str | None]]:
         """What the copies have to say of their rows, once any has."""
@@ -324,6 +285,68 @@ class VllmEngine:
         if not loaded:
             raise RunFailed(told, then="Remedy: what vLLM asks for; the same command goes on from there.")
         raise RunFailed(told)
+
+
+def drawing(
+    request: Request, sampling: Sampling, chat: ChatFormat, portion: int = _AT_THE_END
+) -> dict[str, Any]:
+    """A request's sampling as vLLM names it. It tells ids in portions: one, then so many at a time."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+        "seed": request.seed,
+        "stop_token_ids": sorted(chat.stop_ids),
+        "stream_interval": portion,
+    }
+
+
+def completion_of(
+    model: str,
+    chat: ChatFormat,
+    request: Request,
+    ids: list[int],
+    logprobs: list[float],
+    finish: str,
+    version: int = 0,
+) -> Completion:
+    """What has become of a request to a model, or to this version of a policy.
+
+    Raises:
+        RunFailed: a log-probability is no number.
+    """
+    if not all(map(math.isfinite, logprobs)):
+        raise RunFailed(f"{model} gives probabilities that are no numbers: its weights are broken")
+    return Completion(
+        problem_id=request.problem_id,
+        sample_index=request.sample_index,
+        text=chat.decode(ids),
+        prefill=request.prefill,
+        tokens=len(ids),
+        token_ids=ids,
+        logprobs=logprobs,
+        finish_reason=FinishReason(finish),
+        policy_version=version,
+    )
+
+
+def llm_settings(place: str, config: Any, length: int, on_gpu: bool) -> dict[str, Any]:
+    """Settings of ``vllm.LLM`` for a model with this config and rows of so many tokens."""
+    module = "distill.generate.vllm_logprobs"
+    settings = {
+        "model": place,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # none of the model's own sampling settings
+        "max_model_len": length,
+        "logits_processors": [f"{module}:BeforeTemperature", f"{module}:AfterTemperature"],
+        "logprobs_mode": "processed_logits",
+        "enable_prefix_caching": True,
+        "seed": 0,
+    }
+    if on_gpu:
+        return settings | {"dtype": "bfloat16"}
+    cache = max(_CPU_CACHE, 2 * length * _bytes_a_token(config))
+    return settings | {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": cache}
 
 
 def _bytes_a_token(config: Any) -> int:

@@ -52,7 +52,7 @@ def _serve(engine: Any, channel: Connection[Any, Any], inbox: SimpleQueue[Any]) 
             what, things = inbox.get()
             if what == "add":
                 for number, prompt_ids, sampling in things:
-                    _add(engine, number, prompt_ids, sampling)
+                    add(engine, number, prompt_ids, sampling)
             else:
                 engine.abort_request([str(number) for number in things])
         told = []
@@ -64,7 +64,10 @@ def _serve(engine: Any, channel: Connection[Any, Any], inbox: SimpleQueue[Any]) 
             channel.send(("more", told))
 
 
-def _add(engine: Any, number: int, prompt_ids: list[int], sampling: dict[str, Any]) -> None:
+def add(
+    engine: Any, number: int, prompt_ids: list[int], sampling: dict[str, Any], adapter: Any = None
+) -> None:
+    """Hand a request to an engine; ``adapter``: the LoRA request that it is to be answered with."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.sampling_params import RequestOutputKind
@@ -77,7 +80,7 @@ def _add(engine: Any, number: int, prompt_ids: list[int], sampling: dict[str, An
         ignore_eos=True,  # what ends a completion stands in stop_token_ids, and nothing else
         output_kind=RequestOutputKind.DELTA,
     )
-    engine.add_request(str(number), TokensPrompt(prompt_token_ids=prompt_ids), params)
+    engine.add_request(str(number), TokensPrompt(prompt_token_ids=prompt_ids), params, lora_request=adapter)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Literal
 from distill.plan.architectures import Shape
 from distill.plan.memory import Parts, Training, generation_parts, training_parts
 from distill.recipe import GrpoStage
-from distill.recipe_parts import Lora
+from distill.recipe_parts import LocalEngine, Lora
 
 
 def grpo_training(
@@ -25,15 +25,18 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
     """Parts of an update and of a rollout, and the sum of what is there at once: the two take turns.
 
     The reference is sharded as the policy is; adapters need none. For a rollout on several GPUs each holds the
-    policy whole in bf16.
+    policy whole in bf16. vLLM has weights of its own; on a CPU, where it does not sleep, it gives no room back.
     """
     parts = training_parts(training)
     if stage.kl.coefficient and stage.method == "full":
         each = 4 if training.weights == "float32" else 2
         parts["reference"] = each * training.shape.parameters / training.gpus
     generating = generation_parts(training.shape, rows, length, 1, training.device)
-    alone = training.gpus == 1
+    local = isinstance(stage.engine, LocalEngine)
+    alone = training.gpus == 1 and local
     parts["rollout"] = generating["cache"] + generating["drawing"]
     parts["rollout"] += parts["copies"] if alone else generating["weights"]
     update = sum(parts[part] for part in ("gradients", "copies", "activations", "head"))
+    if not local and training.device == "cpu":
+        return parts, sum(parts.values())
     return parts, sum(parts.values()) - min(update, parts["rollout"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from distill.plan.hardware import USABLE, Gpu, find_gpu
 from distill.plan.memory import Parts, Training, host_bytes, training_parts
 from distill.plan.reward import add_judges, plan_reward
 from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
+from distill.plan.stage_plan import StagePlan
 from distill.plan.work import (
     PROMPT,
     VERDICT_SECONDS,
@@ -24,7 +24,7 @@ from distill.plan.work import (
     training_flops,
 )
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import Engine, Hardware, Lora, ServerEngine, VllmEngine, most_samples
+from distill.recipe_parts import Engine, Hardware, LocalEngine, Lora, ServerEngine, VllmEngine, most_samples
 from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import most_tokens
 from distill.suites import find_suite
@@ -32,40 +32,6 @@ from distill.suites import find_suite
 LONGEST_ROW = 1 << 22  # no row is tried beyond
 MOST_ON_A_NODE = 8
 FEW_TRACES = 4  # of a GPU in an update: fewer cannot be spread evenly
-
-
-@dataclass(slots=True)
-class StagePlan:
-    """One stage's needs. Bytes are of the fullest GPU; ``usable`` is what of its memory may be planned for.
-
-    ``nearest``: the change of settings after which it fits; None where it does already, or where no such change is
-    known. Where it asks for more GPUs, ``on_this_machine`` is the nearest that does not. ``largest``: the largest value
-    of a setting that fits, 0 for none.
-    """
-
-    name: str
-    kind: str
-    about: str
-    parameters: int = 0
-    trainable: int = 0
-    memory: Parts = field(default_factory=dict)
-    needs: float = 0.0
-    usable: float = 0.0
-    host: float = 0.0
-    nearest: Settings | None = None
-    on_this_machine: Settings | None = None
-    largest: dict[str, int] = field(default_factory=dict)
-    generated_tokens: float = 0.0
-    trained_tokens: float = 0.0
-    flops: float = 0.0
-    hours: float = 0.0
-    money: float | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def fits(self) -> bool:
-        """Whether what is needed is there."""
-        return self.needs <= self.usable
 
 
 class Planner:
@@ -231,7 +197,8 @@ class Planner:
         now: Settings = {
             "micro_batch_tokens": max(stage.micro_batch_tokens, PROMPT + answer),
             "engine.max_rows": min(
-                stage.engine.max_rows, -(-per_rollout * stage.samples_per_problem // self.gpus)
+                stage.engine.max_rows if isinstance(stage.engine, LocalEngine) else MOST_ROWS,
+                -(-per_rollout * stage.samples_per_problem // self.gpus),
             ),
             "hardware.gpus": self.gpus,
         }
@@ -245,8 +212,14 @@ class Planner:
         def fits(settings: Settings) -> bool:
             return parts(settings)[1] <= self.usable
 
+        keys = ["micro_batch_tokens", "engine.max_rows"]
+        if not isinstance(stage.engine, LocalEngine):  # it takes as many rows as it has room for
+            most = int(str(now[keys.pop()]))
+            now["engine.max_rows"] = max(
+                1, largest(lambda rows: fits({**now, "engine.max_rows": rows}), most)
+            )
         plan.memory, plan.needs = parts(now)
-        for key in ("micro_batch_tokens", "engine.max_rows"):
+        for key in keys:
             plan.largest[key] = largest(lambda value, key=key: fits({**now, key: value}), LONGEST_ROW)  # type: ignore[misc]
         if plan.needs > self.usable:
             rows = int(str(now["engine.max_rows"]))

@@ -1,0 +1,55 @@
+"""What samples from a policy in training: the model itself, or vLLM beside it with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from distill.device import Device
+from distill.generate.local import LocalEngine
+from distill.models import LoadedModel
+from distill.recipe import GrpoStage
+from distill.recipe_parts import VllmEngine
+
+if TYPE_CHECKING:
+    from distill.generate.synced import SyncedEngine
+
+
+@contextmanager
+def policy_engine(
+    stage: GrpoStage, loaded: LoadedModel, device: Device
+) -> Iterator[LocalEngine | SyncedEngine]:
+    """The engine of a stage that trains ``loaded``; gone when the block ends.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    settings = stage.engine
+    if not isinstance(settings, VllmEngine):
+        yield LocalEngine(loaded, device, settings.max_rows)
+        return
+    from distill.generate.synced import SyncedEngine
+
+    each = 8 if stage.memory.moments == "float32" else 2
+    trained = sum(one.numel() for one in loaded.model.parameters() if one.requires_grad)
+    engine = SyncedEngine(loaded, device, settings, stage.temperature, moments=each * trained)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def at_version(engine: LocalEngine | SyncedEngine, version: int) -> Iterator[dict[str, Any]]:
+    """Within the block the engine samples from the policy as it is after ``version`` updates; gives what that showed.
+
+    Raises:
+        RunFailed: a sampler beside the policy does not hold its weights.
+    """
+    if isinstance(engine, LocalEngine):
+        engine.policy_version = version
+        yield {}
+        return
+    yield engine.sync(version)
+    engine.rest()

@@ -1,0 +1,199 @@
+"""What samples from a policy in training, where no vLLM is needed to tell: recipes, the plan, weights found or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from distill.device import Device
+from distill.errors import UserError
+from distill.generate import synced
+from distill.generate.local import LocalEngine
+from distill.generate.policy import at_version, policy_engine
+from distill.generate.vllm_weights import compare, compare_adapters
+from distill.models import load
+from distill.plan import make_plan
+from distill.plan.sizes import Assumptions
+from distill.recipe_parts import ModelSource, VllmEngine
+
+CPU = Device("cpu", "cpu", False)
+
+
+# ------------------------------------------------------------------------------------ recipes
+
+
+def test_a_policy_is_sampled_by_itself_or_by_vllm(tiny_recipe_module: Any) -> None:
+    recipe = tiny_recipe_module.tiny_recipe
+    assert recipe("stages.zero.engine={kind: vllm, max_length: 90}").stage("zero").engine == VllmEngine(
+        kind="vllm", max_length=90
+    )
+    refused = {
+        "engine={kind: server, urls: http://here}": r"stages.zero.engine.kind.*server",
+        "engine={kind: vllm, tensor_parallel: 2}": r"stages.zero.engine.tensor_parallel = 2: .*one device",
+        "engine={kind: vllm, data_parallel: 3}": r"stages.zero.engine.data_parallel = 3: .*one device",
+        "engine={kind: vllm, max_rows: 3}": r"max_rows",
+        "top_p=0.9": "top_p",
+        "top_k=20": "top_k",
+    }
+    for change, reason in refused.items():
+        with pytest.raises(UserError, match=reason):
+            recipe(f"stages.zero.{change}")
+    lora = ("stages.zero.method=lora", "stages.zero.engine={kind: vllm}")
+    assert recipe(*lora, "stages.zero.lora={rank: 512}").stage("zero").lora.rank == 512
+    with pytest.raises(UserError, match=r"stages.zero.lora.rank = 513: is more than the 512"):
+        recipe(*lora, "stages.zero.lora={rank: 513}")
+
+
+def test_without_vllm_it_is_refused_before_anything_is_written(
+    tiny_recipe_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from distill.chain import run_recipe
+    from distill.generate import vllm_engine
+
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"stages.zero.engine.kind = 'vllm': vLLM is not installed"):
+        run_recipe(tiny_recipe_module.tiny_recipe("stages.zero.engine={kind: vllm}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_holds_a_second_model_and_the_rows_there_is_room_for(tiny_recipe_module: Any) -> None:
+    def stage(*changes: str) -> Any:
+        recipe = tiny_recipe_module.tiny_recipe("hardware={gpu: h100-80gb}", *changes)
+        return next(one for one in make_plan(recipe, Assumptions())["stages"] if one["name"] == "zero")
+
+    local, vllm = stage(), stage("stages.zero.engine={kind: vllm}")
+    assert vllm["memory"]["rollout"] > local["memory"]["rollout"], "vLLM has weights of its own"
+    assert "engine.max_rows" in local["largest"] and "engine.max_rows" not in vllm["largest"]
+
+
+# ------------------------------------------------------------------------------------ weights found, or not
+
+
+class Sampler(torch.nn.Module):
+    """Parameters as vLLM holds them: q, k and v as one, a vocabulary padded to 64."""
+
+    packed_modules_mapping: ClassVar = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        for name, value in weights.items():
+            module: torch.nn.Module = self
+            *above, leaf = name.split(".")
+            for step in above:
+                if not hasattr(module, step):
+                    module.add_module(step, torch.nn.Module())
+                module = getattr(module, step)
+            module.register_parameter(leaf, torch.nn.Parameter(value, requires_grad=False))
+
+
+def policy_and_sampler(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Sampler]:
+    torch.manual_seed(0)
+    policy = {
+        "embed_tokens.weight": torch.randn(50, 4),
+        "layers.0.q_proj.weight": torch.randn(6, 4),
+        "layers.0.k_proj.weight": torch.randn(2, 4),
+        "layers.0.v_proj.weight": torch.randn(2, 4),
+        "layers.0.o_proj.weight": torch.randn(4, 6),
+    }
+    fused = torch.cat([policy[f"layers.0.{part}_proj.weight"] for part in "qkv"])
+    held = {
+        "embed_tokens.weight": torch.cat([policy["embed_tokens.weight"], torch.zeros(14, 4)]),
+        "layers.0.qkv_proj.base_layer.weight": fused,
+        "layers.0.o_proj.base_layer.weight": policy["layers.0.o_proj.weight"].clone(),
+    }
+    return policy, Sampler({name: value.to(dtype) for name, value in held.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_weight_is_found_where_vllm_holds_it(dtype: torch.dtype) -> None:
+    policy, sampler = policy_and_sampler(dtype)
+    found = compare(sampler, policy.items())
+    assert found.wrong == []
+    for name, value in policy.items():
+        changed = policy | {name: value.clone()}
+        changed[name][-1, -1] *= 1 + (2e-7 if dtype == torch.float32 else 0.01)
+        told = compare(sampler, changed.items())
+        assert told.wrong == [name] and told.checksum == found.checksum, "the checksum is of what is held"
+    with torch.no_grad():
+        sampler.get_parameter("layers.0.o_proj.base_layer.weight")[0, 0] += 1
+    assert compare(sampler, policy.items()).checksum != found.checksum
+
+
+def test_weights_that_are_in_one_model_alone() -> None:
+    policy, sampler = policy_and_sampler(torch.float32)
+    assert compare(sampler, (policy | {"head.weight": torch.zeros(2)}).items()).wrong == ["head.weight"]
+    less = {name: value for name, value in policy.items() if "o_proj" not in name}
+    assert compare(sampler, less.items()).wrong == ["layers.0.o_proj.weight"]
+    swapped = policy | {
+        "layers.0.k_proj.weight": policy["layers.0.v_proj.weight"],
+        "layers.0.v_proj.weight": policy["layers.0.k_proj.weight"],
+    }
+    assert compare(sampler, swapped.items()).wrong == ["layers.0.k_proj.weight", "layers.0.v_proj.weight"]
+
+
+def test_adapters_are_found_in_the_room_for_larger_ones() -> None:
+    torch.manual_seed(0)
+    adapters = {
+        f"layers.0.{part}_proj.lora_{side}": torch.randn(shape)
+        for part, rows in (("q", 6), ("v", 2))
+        for side, shape in (("A", (3, 4)), ("B", (rows, 3)))
+    }
+    sampler = Sampler({"layers.0.qkv_proj.x": torch.zeros(1)})
+    a_side, b_side = [], []
+    for part, rows in (("q", 6), ("k", 2), ("v", 2)):
+        a, b = torch.zeros(1, 1, 8, 4), torch.zeros(1, 1, rows, 8)
+        if part != "k":
+            a[0, 0, :3] = adapters[f"layers.0.{part}_proj.lora_A"]
+            b[0, 0, :, :3] = adapters[f"layers.0.{part}_proj.lora_B"]
+        a_side.append(a)
+        b_side.append(b)
+    layer: Any = sampler.get_submodule("layers.0.qkv_proj")
+    layer.lora_a_stacked, layer.lora_b_stacked = tuple(a_side), tuple(b_side)
+    assert compare_adapters(sampler, adapters).wrong == []
+    changed = adapters | {"layers.0.v_proj.lora_B": adapters["layers.0.v_proj.lora_B"] + 1e-6}
+    assert compare_adapters(sampler, changed).wrong == ["layers.0.v_proj.lora_B"]
+    more = adapters | {"layers.1.q_proj.lora_A": torch.zeros(3, 4)}
+    assert compare_adapters(sampler, more).wrong == ["layers.1.q_proj.lora_A"]
+    b_side[1][0, 0, 0, 0] = 1.0  # an old adapter on a layer that has none now
+    assert compare_adapters(sampler, adapters).wrong == ["layers.0.k_proj.lora_B"]
+
+
+# ------------------------------------------------------------------------------------ taking turns on a GPU
+
+
+@pytest.mark.parametrize(("adapted", "level"), [(False, 2), (True, 1)])
+def test_on_a_gpu_it_sleeps_between_rollouts(
+    tiny_qwen2: Any, monkeypatch: pytest.MonkeyPatch, adapted: bool, level: int
+) -> None:
+    """The order of the calls alone: weights come before the room for keys and values, which the trainer may need."""
+    calls: list[Any] = []
+    source = ModelSource(path=str(tiny_qwen2.folder))
+    loaded = load("m", tiny_qwen2.folder, source, CPU, dtype=torch.float32)
+    monkeypatch.setattr(synced, "check_vllm", lambda key, settings: None)
+    engine = synced.SyncedEngine(loaded, Device("gpu", "cuda", True), VllmEngine(kind="vllm"), 1.0)
+    engine._adapted = adapted
+    engine._llm = SimpleNamespace(
+        wake_up=lambda tags: calls.append(tags),
+        sleep=lambda level: calls.append(level),
+        reset_prefix_cache=lambda: calls.append("reset") or True,
+    )
+    monkeypatch.setattr(engine, "_send", lambda first: calls.append("send"))
+    monkeypatch.setattr(engine, "_read_back", lambda first: calls.append("read back") or 7)
+    monkeypatch.setattr(engine, "_probe", lambda: calls.append("probe") or 0.0)
+    with at_version(engine, 5) as told:
+        calls.append(engine.policy_version)
+    assert calls == [["weights"], "send", ["kv_cache"], "read back", "reset", "probe", 5, level]
+    assert told["weights_checksum"] == 7
+
+
+def test_the_model_itself_needs_no_sync(tiny_qwen2: Any, tiny_recipe_module: Any) -> None:
+    stage = tiny_recipe_module.tiny_recipe().stage("zero")
+    loaded = load("m", tiny_qwen2.folder, ModelSource(path=str(tiny_qwen2.folder)), CPU, dtype=torch.float32)
+    with policy_engine(stage, loaded, CPU) as engine:
+        assert isinstance(engine, LocalEngine)
+        with at_version(engine, 3) as told:
+            assert told == {} and engine.policy_version == 3
