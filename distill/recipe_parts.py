@@ -6,9 +6,10 @@ text). Relative paths are relative to the current folder.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from distill.recipe_filters import Filters as Filters  # a part like those below, in a file of its own
 from distill.recipe_types import Count, Day, Decay, NonNegative, Number, Place, Positive, Section, Share
@@ -16,6 +17,7 @@ from distill.records import Kind
 
 Role = Literal["base", "teacher", "student", "baseline"]
 Family = Literal["chains", "functions"]
+WorldLanguage = Literal["en", "zh"]
 
 #: Of every ``max_tokens`` and ``max_length``: cut to what the model's context has room for; another number must fit.
 DEFAULT_LENGTH = 32768
@@ -118,12 +120,25 @@ class WorldTraces(Section):
     """Traces of the built-in world with known flaws: the honest stand-in for pre-training.
 
     ``wrong_steps``: share of reasoning steps replaced by wrong ones; ``missing_tags``: share of traces without tags.
+    ``languages``: in words instead of signs, each step in one of these languages, drawn by its share (chains only).
     """
 
     families: list[Family] = ["chains", "functions"]
     count: Count
     wrong_steps: Share
     missing_tags: Share
+    languages: dict[WorldLanguage, Share] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_worded(self) -> WorldTraces:
+        if self.languages is not None:
+            if not math.isclose(sum(self.languages.values()), 1):
+                raise ValueError(
+                    f"languages: the shares add up to {sum(self.languages.values()):g}, not to 1"
+                )
+            if self.families != ["chains"]:
+                raise ValueError("languages: only steps of chains can be worded; write `families: [chains]`")
+        return self
 
 
 class TraceSource(Section):

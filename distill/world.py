@@ -1,6 +1,7 @@
 """The built-in world: two families of problems with exact answers, a tokenizer, and traces with known flaws.
 
 * chains: multi-step arithmetic. `17; a: +5; b: -3` is thought as `a: 17+5=22; b: 22-3=19;` and answered `\\boxed{19}`.
+  Traces may have their steps in words, in English or Chinese or mixed: `a: at 17 add 5 = 22; b: 再 22 减 3 等于 19;`.
 * functions: a small Python function from a description. `x; a: double; b: add 3` is thought as
   `a: double = x*2; b: add 3 = a+3;` and answered with the program, which unit tests then run.
 
@@ -17,11 +18,12 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from distill.chat import ThoughtTags
 from distill.errors import UserError
-from distill.recipe_parts import Family, WorldProblems, WorldTraces
+from distill.recipe_parts import Family, WorldLanguage, WorldProblems, WorldTraces
 from distill.records import Problem, Trace, Verdict, row_id
 
 TAGS = ThoughtTags()
@@ -51,16 +53,34 @@ def _chain(rng: random.Random) -> tuple[str, list[tuple[int, str, int]]]:
     return text, steps
 
 
+#: A step in words, two for each language as `distill.language` counts them (two Chinese signs are a word), and each
+#: word one or two tokens of the world's tokenizer.
+_WORDED: dict[WorldLanguage, dict[str, str]] = {
+    "en": {"+": "at {} add {} = {};", "-": "at {} subtract {} = {};"},
+    "zh": {"+": "再 {} 加 {} 等于 {};", "-": "再 {} 减 {} 等于 {};"},
+}
+
+
 def _chain_trace(
-    steps: list[tuple[int, str, int]], rng: random.Random, wrong_steps: float
+    steps: list[tuple[int, str, int]],
+    rng: random.Random,
+    wrong_steps: float,
+    languages: dict[WorldLanguage, float] | None = None,
 ) -> tuple[str, str]:
-    """Thought and answer; a wrong step has any other result, and what follows builds on it."""
+    """Thought and answer; a wrong step has any other result, and what follows builds on it.
+
+    Given ``languages``, each step is worded in one of them, drawn by its share, whatever the step before it is in.
+    """
     value, thought = steps[0][0], []
     for name, (_, op, operand) in zip(_NAMES, steps, strict=False):
         result = value + operand if op == "+" else value - operand
         if rng.random() < wrong_steps:
             result = rng.choice([other for other in range(_SMALLEST, _LARGEST + 1) if other != result])
-        thought.append(f"{name}: {value}{op}{operand}={result};")
+        if languages is None:
+            thought.append(f"{name}: {value}{op}{operand}={result};")
+        else:
+            (language,) = rng.choices(list(languages), list(languages.values()))
+            thought.append(f"{name}: {_WORDED[language][op].format(value, operand, result)}")
         value = result
     return " ".join(thought), f"\\boxed{{{value}}}"
 
@@ -157,7 +177,7 @@ def _split_of(text: str) -> Split:
 @dataclass(frozen=True, slots=True)
 class _Drawn:
     problem: Problem
-    trace: Callable[[random.Random, float], tuple[str, str]]
+    trace: Callable[..., tuple[str, str]]
 
 
 def _draw(family: Family, split: Split, seed: int) -> Iterator[_Drawn]:
@@ -185,10 +205,10 @@ def _draw(family: Family, split: Split, seed: int) -> Iterator[_Drawn]:
             value, op, operand = steps[-1]
             answer = value + operand if op == "+" else value - operand
             problem = Problem(kind="math", reference=str(answer), **shared)
-            yield _Drawn(problem, lambda r, wrong, steps=steps: _chain_trace(steps, r, wrong))
+            yield _Drawn(problem, partial(_chain_trace, steps))
         else:
             problem = Problem(kind="code", tests=_tests(clauses), **shared)
-            yield _Drawn(problem, lambda r, wrong, clauses=clauses: _function_trace(clauses, r, wrong))
+            yield _Drawn(problem, partial(_function_trace, clauses))
     raise UserError(
         "world.count",
         None,
@@ -217,7 +237,8 @@ def make_traces(world: WorldTraces, seed: int) -> list[Trace]:
     traces = []
     for index in range(world.count):
         item = next(drawn[index % len(drawn)])
-        thought, answer = item.trace(rng, world.wrong_steps)
+        worded = {"languages": world.languages} if world.languages else {}  # of chains alone
+        thought, answer = item.trace(rng, world.wrong_steps, **worded)
         tagged = rng.random() >= world.missing_tags
         completion = f"{TAGS.open}{thought}{TAGS.close}{answer}" if tagged else f"{thought}{answer}"
         traces.append(

@@ -50,6 +50,8 @@ SHOWN = (
     "by",
     "solve_rates",
     "language",
+    "thought_language",
+    "thoughts",
     "rating",
     "win_rate",
     "protocol",
@@ -182,7 +184,8 @@ def compare(
     """Every model's figures, the paired differences that a reader asks for, and the gaps closed.
 
     Compared on each suite that both were asked: each made model with its base; students and baselines with
-    each teacher; students with each baseline; a model with its namesakes of other runs. Where this pairs none, each
+    each teacher; students with each baseline; a teacher with those before it (the stages of a pipeline); a model with
+    its namesakes of other runs. Where this pairs none, each
     with each, in their order. Gaps closed are those of students and baselines, between their own base and each teacher.
 
     Args:
@@ -288,8 +291,9 @@ def _pairs(
     learners = [model for model in models if roles[model] in ("student", "baseline")]
     with_teacher = [(a, b) for a in learners for b in models if roles[b] == "teacher"]
     rivals = [(a, b) for a in learners for b in learners if (roles[a], roles[b]) == ("student", "baseline")]
+    stages = [(b, a) for a, b in each_with_each if roles[a] == roles[b] == "teacher"]
     namesakes = [(a, b) for a, b in each_with_each if a.rpartition("/")[2] == b.rpartition("/")[2]]
-    told = list(dict.fromkeys([*with_base, *with_teacher, *rivals, *namesakes]))
+    told = list(dict.fromkeys([*with_base, *with_teacher, *rivals, *stages, *namesakes]))
     alone = {model for model in models if not any(model in pair for pair in told)}
     return told + [pair for pair in each_with_each if alone & set(pair) and (by_hand or not told)]
 

@@ -86,7 +86,7 @@ def evaluate(
         asked["judge"] = judge.protocol()
     heading = {"model": model.name, "role": model.role, "params": model.params}
     heading |= {"suite": suite.name, "kind": suite.kind, "protocol": asked}
-    summary = heading | summarise(read_rows(responses), suite.samples)
+    summary = heading | summarise(read_rows(responses), suite.samples, (chat.tags, *KNOWN_TAGS))
     if judge is not None:
         summary["win_rate"] = judge.win_rate(read_rows(responses), folder, seed, chat.tags)
     write_json_atomic(folder / "summary.json", summary)

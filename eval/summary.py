@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.chat import KNOWN_TAGS, ThoughtTags, split_thought
 from distill.language import language_shares, share_of
 from distill.recipe_filters import LANGUAGE_CODES
 from distill.records import FinishReason, Verdict
@@ -23,6 +24,8 @@ from eval.votes import VOTELESS, classes_of
 #: Tags that results are broken down by.
 BROKEN_DOWN_BY = ("subject", "level")
 _PROSE = frozenset({"instruction", "open"})
+#: The target of thoughts about questions whose own language cannot be told: sums, programs' descriptions.
+_UNTOLD = "en"
 
 
 @dataclass(slots=True)
@@ -50,9 +53,12 @@ class _Counts:
     well_formed: int = 0
     truncated: int = 0
     languages: list[float] = field(default_factory=list)
+    thoughts: list[float] = field(default_factory=list)
 
 
-def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
+def summarise(
+    rows: Iterable[dict[str, Any]], samples: int, tags: tuple[ThoughtTags, ...] = KNOWN_TAGS
+) -> dict[str, Any]:
     """The figures of one model on one suite from its response rows, which are read once and not kept.
 
     ``n`` counts problems with a graded sample, ``k`` is ``samples``; ``ungraded`` samples are in
@@ -64,12 +70,19 @@ def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
     the score down by each of `BROKEN_DOWN_BY` that has two values or more, ``solve_rates`` counts problems in ten bins
     of their share of right samples. ``language`` is the mean share of a response's words that are in the language of
     its question, for prose alone; ``rating`` is there where problems carry the tag ``rating``.
+
+    ``thought_language`` is the mean share of a thought's words that are in the language of the question (English where
+    that cannot be told), over ``thoughts`` thoughts that hold words: one without any is in no language. None: none
+    does.
+
+    Args:
+        tags: those that a thought may stand between.
     """
     tallies: dict[str, _ProblemTally] = {}
     counts = _Counts()
     for row in rows:
         tally = tallies.setdefault(row["id"], _ProblemTally(row["kind"], row.get("tags") or {}))
-        _count(row, tally, counts)
+        _count(row, tally, counts, tags)
     total = counts.verdicts.total()
     correct = counts.verdicts[Verdict.CORRECT]
     correct_PG = [tally.correct_G for tally in tallies.values()]
@@ -95,6 +108,8 @@ def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
         "by": {tag: parts for tag in BROKEN_DOWN_BY if (parts := _broken_down(graded_P, tag))},
         "solve_rates": solve_rates(values_P.tolist()),
         "language": sum(languages) / len(languages) if languages else None,
+        "thought_language": sum(counts.thoughts) / len(counts.thoughts) if counts.thoughts else None,
+        "thoughts": len(counts.thoughts),
         "rating": _rating(graded_P),
         "problems": [
             {
@@ -108,7 +123,9 @@ def summarise(rows: Iterable[dict[str, Any]], samples: int) -> dict[str, Any]:
     }
 
 
-def _count(row: Mapping[str, Any], tally: _ProblemTally, counts: _Counts) -> None:
+def _count(
+    row: Mapping[str, Any], tally: _ProblemTally, counts: _Counts, tags: tuple[ThoughtTags, ...]
+) -> None:
     counts.verdicts[row["verdict"]] += 1
     counts.tokens += row["tokens"]
     counts.well_formed += row["well_formed"]
@@ -117,6 +134,9 @@ def _count(row: Mapping[str, Any], tally: _ProblemTally, counts: _Counts) -> Non
     tally.tokens += row["tokens"]
     if row["kind"] in _PROSE and row["verdict"] != Verdict.ERROR:
         counts.languages.append(_in_language_of(row["problem"], row["prefill"] + row["completion"]))
+    thought = split_thought(row["prefill"] + row["completion"], tags).thought
+    if thought and (shares := language_shares(thought)):
+        counts.thoughts.append(share_of(shares, _language_of(row["problem"]) or _UNTOLD))
     if row["verdict"] not in UNGRADED:
         # Programs and prose are not kept: no vote is taken among them.
         tally.answers_G.append(row["extracted"] if row["kind"] not in VOTELESS else None)
@@ -125,10 +145,14 @@ def _count(row: Mapping[str, Any], tally: _ProblemTally, counts: _Counts) -> Non
 
 def _in_language_of(question: str, text: str) -> float:
     """The share of a text in the language that most of its question is in; 1 where the question's is none of ours."""
+    asked = _language_of(question)
+    return share_of(language_shares(text), asked) if asked else 1.0
+
+
+def _language_of(question: str) -> str | None:
+    """The language that most of a question is in; None where that is none of ours."""
     asked = {name: share for name, share in language_shares(question).items() if name in LANGUAGE_CODES}
-    if not asked:
-        return 1.0
-    return share_of(language_shares(text), max(asked, key=lambda name: asked[name]))
+    return max(asked, key=lambda name: asked[name]) if asked else None
 
 
 def _over_k(tallies: Sequence[_ProblemTally], samples: int) -> dict[str, Any]:

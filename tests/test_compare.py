@@ -74,6 +74,17 @@ def test_models_show_role_origin_cost_and_suites() -> None:
     assert models["teacher"]["suites"]["chains"]["pass@1"] == pytest.approx(0.875)
 
 
+def test_the_stages_of_a_pipeline_are_compared_each_with_those_before_it() -> None:
+    names = ["base", "teacher", "student"]
+    summaries = [row for row in everyone() if row["model"] in names and row["suite"] == "chains"]
+    roles: Any = {"base": "base", "teacher": "teacher", "student": "teacher"}
+    found = compare(summaries, {"base": None, "teacher": "base", "student": "base"}, {}, roles)
+    pairs = [(row["a"], row["b"]) for row in found["comparisons"]]
+    order = [row["model"] for row in summaries if row["model"] != "base"]
+    assert sorted(pairs) == sorted([("teacher", "base"), ("student", "base"), (order[1], order[0])])
+    assert found["gap_closed"] == []
+
+
 def test_gap_closed_is_measured_from_the_own_base() -> None:
     gaps = {row["student"]: row for row in compared(everyone())["gap_closed"]}
     assert list(gaps) == ["student", "alone"]  # students first

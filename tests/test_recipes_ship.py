@@ -10,9 +10,10 @@ import yaml
 
 from distill.inputs import Inputs, check_published
 from distill.models import preview
-from distill.recipe import CompareStage, EvalStage
+from distill.recipe import CompareStage, EvalStage, GrpoStage, SampleStage, SftStage
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe, shipped_recipes
 from eval.published import cells
+from teacher.rewards import weighed
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((CHECKOUT / "recipes").glob("*.yaml"))
@@ -35,8 +36,9 @@ def test_a_shipped_recipe_parses_is_found_by_name_and_reads_back(path: Path) -> 
     )
 
 
-def test_the_lengths_of_the_quickstart_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = load_recipe(find_recipe("quickstart"))
+@pytest.mark.parametrize("name", ["quickstart", "quickstart-r1"])
+def test_the_lengths_of_the_quickstart_fit(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_recipe(find_recipe(name))
     Inputs(recipe).check(recipe.stages)
     assert capsys.readouterr().err == "", "nothing had to be cut"
 
@@ -71,6 +73,35 @@ def test_a_recipe_of_the_paper_stands_its_student_beside_the_published_one(path:
     name = report.published["student"]
     assert name.lower() == f"deepseek-{path.stem}"
     assert {suite for suite in exam.suites if cells(name, suite)} == {"aime24", "math500"}
+
+
+def test_r1_zero_has_the_paper_s_numbers() -> None:
+    (zero,) = [stage for stage in load_recipe(find_recipe("r1-zero")).stages if isinstance(stage, GrpoStage)]
+    assert (zero.steps, zero.learning_rate, zero.kl.coefficient, zero.reference.refresh_every) == (
+        10400,
+        3e-6,
+        0.001,
+        400,
+    )
+    assert zero.problems_per_step * zero.samples_per_problem * zero.steps_per_rollout == 8192
+    assert zero.max_tokens == [(0, 32768), (8200, 65536)]
+    assert weighed(zero.rewards) == {"accuracy": 1, "format": 1}
+
+
+@pytest.mark.parametrize("name", ["quickstart-r1", "r1-four-stage"])
+def test_the_four_stages_start_from_what_they_start_from_in_the_paper(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    made = {stage.makes: stage for stage in recipe.stages if not isinstance(stage, EvalStage | CompareStage)}
+    came_from = {"zero": "base", "dev1": "base", "dev2": "dev1", "dev3": "base", "r1": "dev3"}
+    assert {model: made[model].model for model in came_from} == came_from
+    zero, dev2, r1, dev3 = made["zero"], made["dev2"], made["r1"], made["dev3"]
+    assert isinstance(zero, GrpoStage) and isinstance(dev2, GrpoStage) and isinstance(r1, GrpoStage)
+    assert weighed(zero.rewards) == {"accuracy": 1, "format": 1}
+    assert weighed(dev2.rewards) == weighed(r1.rewards) == {"accuracy": 1, "format": 1, "language": 1}
+    assert (zero.temperature, dev2.temperature, r1.temperature) == (1.0, 1.0, 0.7)
+    assert isinstance(dev3, SftStage) and dev3.epochs == 2 and len(dev3.traces) == 2
+    (kept,) = [made[traces] for traces in dev3.traces if traces in made]
+    assert isinstance(kept, SampleStage) and kept.model == "dev2" and kept.filters.language is not None
 
 
 HARVESTS = [path.stem for path in RECIPES if path.stem.startswith("harvest-")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distill.chat import ThoughtTags
 from distill.records import Problem
 from distill.verify import Response, check_many
 from eval.summary import summarise
@@ -94,6 +95,36 @@ def test_only_prose_has_a_language_and_it_is_the_questions() -> None:
     rows = [row("p", "correct", completion=text, **prose) for text in (english, german)]
     assert summarise(rows, samples=2)["language"] == pytest.approx(0.5)
     assert summarise([row("p", "correct", completion=english)], samples=1)["language"] is None
+
+
+@pytest.mark.parametrize(
+    ("problem", "completion", "share"),
+    [
+        ("17; a: +5", "<think>at 17 add 5 = 22;</think>\\boxed{22}", 1.0),
+        ("17; a: +5; b: -3", "<think>at 17 add 5 = 22; 再 22 减 3 等于 19;</think>\\boxed{19}", 0.5),
+        ("17; a: +5", "<think>再 17 加 5 等于 22;", 0.0),  # never closed, yet written
+        (
+            "我们需要计算这两个数的和",
+            "<think>再 17 加 5 等于 22;</think>\\boxed{22}",
+            1.0,
+        ),  # its own language
+        ("17; a: +5", "再 17 加 5 等于 22; \\boxed{22}", None),  # no thought
+        ("17; a: +5", "<think>17+5=22</think>\\boxed{22}", None),  # no words
+        ("17; a: +5", "<think>at 17 add 5 = 22;</think>再是", 1.0),  # the answer is not the thought
+    ],
+)
+def test_the_language_of_thoughts_is_that_of_the_question_or_english(
+    problem: str, completion: str, share: float | None
+) -> None:
+    found = summarise([row("p", "correct", problem=problem, completion=completion)], samples=1)
+    assert found["thought_language"] == (share if share is None else pytest.approx(share))
+    assert found["thoughts"] == (share is not None)
+
+
+def test_thoughts_between_tags_of_a_model_s_own_are_found() -> None:
+    rows = [row("p", "correct", problem="1", completion="<<再 17 加 5 等于 22>>\\boxed{22}")]
+    assert summarise(rows, 1)["thought_language"] is None
+    assert summarise(rows, 1, (ThoughtTags("<<", ">>"),))["thought_language"] == 0.0
 
 
 def test_problems_with_ratings_rate_the_model() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import itertools
 import random
 import re
+from typing import Any
 
 import pytest
 
 from distill.chat import is_well_formed, split_thought
 from distill.errors import UserError
+from distill.language import language_shares
 from distill.recipe_parts import WorldProblems, WorldTraces
 from distill.records import FinishReason, Problem, Trace, Verdict
 from distill.verify import Response, check_many
@@ -180,6 +183,59 @@ def test_flaws_come_in_the_shares_asked_for(wrong_steps: float, missing_tags: fl
             wrong += gives != told
     assert bare / count == pytest.approx(missing_tags, abs=0.03)
     assert wrong / steps == pytest.approx(wrong_steps, abs=0.02)
+
+
+def test_worded_steps_are_right_and_in_their_languages_by_the_one_function_that_tells() -> None:
+    shares = {"en": 0.6, "zh": 0.4}
+    world = WorldTraces(families=["chains"], count=1500, wrong_steps=0.15, missing_tags=0, languages=shares)
+    traces = make_traces(world, seed=0)
+    told = [language_shares(thought_of(trace)) for trace in traces]
+    assert {name for found in told for name in found} == {"en", "zh"}
+    assert sum(found.get("en", 0) for found in told) / len(told) == pytest.approx(0.6, abs=0.02)
+    steps, wrong, mixed = 0, 0, 0
+    pattern = r"[a-c]: (?:at (\d+) (add|subtract) (\d) =|再 (\d+) (加|减) (\d) 等于) (\d+);"
+    for trace, found in zip(traces, told, strict=True):
+        worded = re.findall(pattern, thought_of(trace))
+        english = sum(bool(step[1]) for step in worded) / len(worded)
+        assert found.get("en", 0) == pytest.approx(english), trace.completion
+        mixed += 0 < english < 1
+        for a, by, b, a_zh, by_zh, b_zh, told_result in worded:
+            sign = 1 if (by or by_zh) in ("add", "加") else -1
+            steps += 1
+            wrong += int(told_result) != int(a or a_zh) + sign * int(b or b_zh)
+        assert len(worded) == len(re.findall(r"[+-]", trace.problem))
+        assert trace.completion.endswith(f"\\boxed{{{worded[-1][-1]}}}")
+    assert wrong / steps == pytest.approx(0.15, abs=0.02)
+    assert mixed / len(traces) > 0.5, "within thoughts, not between them"
+    assert verdicts(make_traces(world.model_copy(update={"wrong_steps": 0.0, "count": 60}), 0)) == (
+        [Verdict.CORRECT] * 60
+    )
+
+
+def test_traces_and_vocabulary_are_those_of_before_there_were_languages() -> None:
+    """What older recipes measured stays true: the digests were taken before."""
+    from distill.world_tokenizer import build_tokenizer
+
+    traces = make_traces(WorldTraces(count=400, wrong_steps=0.2, missing_tags=0.3), seed=7)
+    text = "\n".join(trace.problem + trace.completion for trace in traces)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "57d54b1cbe746482"
+    vocabulary = repr(sorted(build_tokenizer().get_vocab().items()))
+    assert hashlib.sha256(vocabulary.encode()).hexdigest()[:16] == "4b3384dab21a8fe5"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"languages": {"en": 0.5, "zh": 0.4}}, "add up to 0.9"),
+        ({"families": ["chains", "functions"]}, "only steps of chains"),
+        ({"languages": {"en": 0.5, "de": 0.5}}, "de"),
+    ],
+)
+def test_languages_that_cannot_be_had_are_refused(changes: dict[str, Any], reason: str) -> None:
+    good = {"families": ["chains"], "count": 5, "wrong_steps": 0, "missing_tags": 0, "languages": {"en": 1}}
+    WorldTraces.model_validate(good)
+    with pytest.raises(ValueError, match=reason):
+        WorldTraces.model_validate(good | changes)
 
 
 def test_the_tokenizer_is_the_same_each_time_and_knows_the_second_script() -> None:

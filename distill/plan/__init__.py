@@ -10,7 +10,8 @@ from typing import Any
 
 from distill.plan.hardware import USABLE
 from distill.plan.sizes import Assumptions, assumptions
-from distill.plan.stages import Planner, StagePlan
+from distill.plan.stage_plan import StagePlan
+from distill.plan.stages import Planner
 from distill.plan.work import BANDWIDTH_USE, PROMPT, VERDICT_SECONDS
 from distill.recipe import Recipe
 

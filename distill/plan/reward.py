@@ -12,7 +12,8 @@ from distill.recipe import GrpoStage
 from distill.recipe_rewards import RewardStage
 
 if TYPE_CHECKING:
-    from distill.plan.stages import Planner, StagePlan
+    from distill.plan.stage_plan import StagePlan
+    from distill.plan.stages import Planner
 
 
 def plan_reward(planner: Planner, stage: RewardStage, plan: StagePlan) -> None:

@@ -182,8 +182,11 @@ def how_made(recipe: Recipe, model: str) -> str:
         worlds = {name: recipe.traces[name].world for name in stage.traces if name in recipe.traces}
         flaws = [
             f"{name}: {world.wrong_steps:g} of steps wrong, {world.missing_tags:g} without tags"
+            + "".join(
+                f", {share:g} of steps in {language}" for language, share in (world.languages or {}).items()
+            )
             for name, world in worlds.items()
-            if world and (world.wrong_steps or world.missing_tags)
+            if world and (world.wrong_steps or world.missing_tags or world.languages)
         ]
         if flaws:
             shares = "; ".join(flaws)

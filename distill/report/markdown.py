@@ -28,11 +28,13 @@ from distill.report.tables import (
     differences_table,
     funnel_note,
     funnel_table,
+    pipeline_table,
     published_table,
     results_table,
     stages_table,
 )
 from distill.report.words import (
+    PIPELINE_WORDS,
     caveats,
     cost_notes,
     gap_sentences,
@@ -51,6 +53,8 @@ def render_markdown(run: RunReport) -> str:
     if run.models:
         parts += ["## Results", "pass@1 with 95% intervals over problems.", _table(results_table(run))]
         parts.append(_list(caveats(run)))
+        if (pipeline := pipeline_table(run)).rows:
+            parts += ["### Stage by stage", PIPELINE_WORDS, _table(pipeline)]
         for suite in run.suites:
             parts += [f"### {_plain(suite)}", _table(details_table(run, suite))]
             parts.append(

@@ -40,11 +40,13 @@ from distill.report.tables import (
     differences_table,
     funnel_note,
     funnel_table,
+    pipeline_table,
     published_table,
     results_table,
     stages_table,
 )
 from distill.report.words import (
+    PIPELINE_WORDS,
     at_a_glance,
     caveats,
     cost_notes,
@@ -126,6 +128,9 @@ def _results(run: RunReport) -> str:
     if outcomes:
         outcomes = f"<h3>What became of every sample</h3>{outcomes}"
     results = _table(results_table(run)) + _figures(result_figures(run))
+    if (pipeline := pipeline_table(run)).rows:
+        words = f"<h3>Stage by stage</h3><p>{escape(PIPELINE_WORDS)}</p>"
+        results += words + _table(pipeline)
     return lead + results + notes + outcomes + "".join(details)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.recipe import GrpoStage, SftStage
 from distill.report.gather import RunReport
 from distill.report.words import (
     DASH,
@@ -58,6 +59,33 @@ def results_table(run: RunReport) -> Table:
         aside = f"published, {version}" if version else "published"
         table.rows.append([Cell(name, aside), *values, DASH])
         table.roles.append("published")
+    return table
+
+
+def pipeline_table(run: RunReport) -> Table:
+    """The models of a pipeline in the order of the recipe, as DeepSeek-R1's Table 3: what each stage changed.
+
+    Empty without two teachers or more, one made from the other or after it. Of each suite pass@1, format, and language:
+    the mean share of a thought's words that are in the question's language.
+    """
+    order = [stage.makes for stage in run.recipe.stages if isinstance(stage, SftStage | GrpoStage)]
+    by_name = {model.name: model for model in run.models}
+    teachers = [name for name in order if name in by_name and by_name[name].role == "teacher"]
+    bases = {run.recipe.base(name) for name in teachers}
+    table = Table(["model*"])
+    if len(teachers) < 2:
+        return table
+    for suite in run.suites:
+        table.columns.extend((f"{suite}: pass@1", "format", "language"))
+    for model in (by_name[name] for name in order if name in by_name and name in {*bases, *teachers}):
+        cells: list[Cell | str] = [Cell(model.name, model.made_by)]
+        for suite in run.suites:
+            found = model.suites.get(suite) or {}
+            aside = interval(found["ci95"]) if found.get("ci95") else ""
+            cells.append(Cell(fraction(found.get("pass@1")), aside))
+            cells += [fraction(found.get("format")), fraction(found.get("thought_language"))]
+        table.rows.append(cells)
+        table.roles.append(model.role)
     return table
 
 
@@ -145,6 +173,7 @@ def _win_rate(found: dict[str, Any] | None) -> Cell | str:
 #: What only some suites have, and how a table shows it.
 MORE: tuple[tuple[str, Callable[[Any], Cell | str]], ...] = (
     ("language", fraction),
+    ("thought_language", fraction),
     ("rating", _rating),
     ("win_rate", _win_rate),
 )

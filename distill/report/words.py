@@ -11,6 +11,11 @@ from distill.report.gather import RunReport
 #: Pairs of roles by what a reader asks first: does distilling beat RL alone, what did the student gain, ...
 QUESTIONS = (("student", "baseline"), ("student", "base"), ("student", "teacher"), ("teacher", "base"))
 
+PIPELINE_WORDS = (
+    "In the order in which they were made. Format: thoughts that are whole. Language: the mean share of a thought's "
+    "words that are in the question's language (English where it has no words of its own), of thoughts that hold words."
+)
+
 MINUS, TIMES, RANGE, DASH = "\u2212", "\u00d7", " to ", "\u2013"
 
 
