@@ -165,7 +165,7 @@ def test_a_long_thought_is_folded_before_its_answer_and_whole_when_opened(shown:
     shown.press("Enter")
     opened = f"{column}.querySelector('.thought').textContent !== ''"
     shown.evaluate(  # the text is put in when the browser says that it is open, which may take it a while
-        f"new Promise((done) => {{ const look = () => {opened} ? done() : setTimeout(look, 20); look(); }})"
+        f"await new Promise((done) => {{ const look = () => {opened} ? done() : setTimeout(look, 20); look(); }})"
     )
     assert shown.evaluate(f"{column}.querySelector('.thought').textContent") == THOUGHT
 
