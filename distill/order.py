@@ -104,7 +104,7 @@ def _ancestors(recipe: Recipe, stage: Trains) -> set[str]:
 
 
 def ancestry(recipe: Recipe, model: str) -> tuple[set[str], set[str]]:
-    """The stages between a model's base and the model, and those that made the traces it learnt from."""
+    """The stages between a model's base and the model, and those that made its traces and reward models."""
     own: set[str] = set()
     teachers: set[str] = set()
     maker = recipe.maker(model)
@@ -114,5 +114,8 @@ def ancestry(recipe: Recipe, model: str) -> tuple[set[str], set[str]]:
             harvest = recipe.maker(name)
             if isinstance(harvest, SampleStage):
                 teachers |= {harvest.name}.union(*ancestry(recipe, harvest.model))
+        for judge in maker.rewards.models.values() if isinstance(maker, GrpoStage) else ():
+            if (trained := recipe.maker(judge.model)) is not None:
+                teachers |= {trained.name}.union(*ancestry(recipe, trained.model))
         maker = recipe.maker(maker.model)
     return own, teachers
