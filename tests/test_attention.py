@@ -27,7 +27,7 @@ def make_examples(vocabulary: int, seed: int = 0) -> list[Example]:
 def packed_logits(model: Any, examples: list[Example]) -> list[torch.Tensor]:
     """Each example's logits_TV out of one packed row, in the order given."""
     row = pack_row(examples, range(len(examples)))
-    assert len(row.buckets) > 2 and any(len(bucket.index_SL) > 1 for bucket in row.buckets)
+    assert len(row.buckets) > 2 and any(bucket.segments > 1 for bucket in row.buckets)
     logits_TV = model(
         input_ids=row.ids_T[None], position_ids=row.positions_T[None], packed=row, use_cache=False
     ).logits[0]
@@ -102,6 +102,23 @@ def test_what_it_cannot_do_is_never_done_silently(tiny_qwen2: Any) -> None:
         model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
     with pytest.raises(AssertionError, match="one row"), torch.no_grad():
         model(input_ids=ids, packed=pack_row([Example([5, 6, 7], 1)], [0]), use_cache=False)
+
+
+@pytest.mark.parametrize("heads", [6, 2], ids=["a head each", "three to a head"])
+def test_one_query_over_a_cache_equals_a_softmax_written_out(heads: int) -> None:
+    """As decoding calls it: keys are a window of a wider cache, and rows see unlike parts of it."""
+    torch.manual_seed(0)
+    query, cache = torch.randn(3, 6, 1, 5), torch.randn(2, 3, heads, 20, 5)
+    cache[..., :4, :] = torch.inf  # what lies outside of the window must not be touched
+    key, value = cache[..., 4:15, :]
+    seen_BQK = torch.arange(11) >= torch.tensor([0, 3, 10])[:, None, None]
+    found, _ = attention.attend(torch.nn.Module(), query, key, value, None, scaling=0.3, seen_BQK=seen_BQK)
+    assert found.shape == (3, 1, 6, 5)
+    for row, head in itertools.product(range(3), range(6)):
+        own = head // (6 // heads)
+        keys, values = (tensor[row, own, seen_BQK[row, 0]].double() for tensor in (key, value))
+        weights = torch.softmax(keys @ query[row, head, 0].double() * 0.3, 0)
+        torch.testing.assert_close(found[row, 0, head].double(), weights @ values, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["torch 2.12 and later", "torch 2.11"])

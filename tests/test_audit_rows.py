@@ -14,7 +14,7 @@ import torch
 from distill.chat import ChatFormat, Example, ThoughtTags
 from distill.student import audit as looks
 from distill.student.audit import check_packing, check_row
-from distill.training.packing import pack_row
+from distill.training.packing import Bucket, pack_row
 
 REAL = ("llama3.1", "qwen2.5", "qwen3", "deepseek-r1-distill-qwen", "deepseek-r1-distill-llama")
 
@@ -76,14 +76,12 @@ def changed(change: str, pad: int) -> Callable[[Any], Any]:
             case "positions go on":
                 put = {"positions_T": torch.arange(len(row.ids_T))}
             case "one for all to see":
-                whole = torch.arange(len(row.ids_T))[None]
-                bucket = dataclasses.replace(
-                    row.buckets[0], index_SL=whole, real_SL=torch.ones_like(whole) > 0
-                )
-                put = {"buckets": [bucket]}
+                length = len(row.ids_T)
+                put = {"buckets": [Bucket(1, length, torch.arange(length))]}
             case "an example unattended":
                 first = row.buckets[0]
-                bucket = dataclasses.replace(first, index_SL=first.index_SL[1:], real_SL=first.real_SL[1:])
+                others = first.place_T[first.place_T >= first.longest] - first.longest
+                bucket = dataclasses.replace(first, segments=first.segments - 1, place_T=others)
                 put = {"buckets": [bucket, *row.buckets[1:]]}
         row = dataclasses.replace(row, **put)
         kept = {name: getattr(row, name)[keep] for name in ("trained_N", "targets_N", "example_N", "place_N")}

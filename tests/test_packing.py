@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,15 +75,18 @@ def test_a_row_holds_its_examples_and_trains_their_responses(
 @given(examples=examples())
 def test_buckets_cover_the_row_in_order_with_little_padding(examples: list[Example]) -> None:
     row = pack_row(examples, range(len(examples)))
-    covered = torch.cat([bucket.index_SL[bucket.real_SL] for bucket in row.buckets])
-    assert covered.tolist() == list(range(len(row.ids_T)))
+    start = 0
     for bucket in row.buckets:
-        shortest, longest = bucket.real_SL.sum(1).min(), bucket.real_SL.shape[1]
-        assert longest <= max(shortest * BUCKET_GROWTH, shortest + BUCKET_SLACK)
-        assert bucket.real_SL.any(0).all(), "no column is padding throughout"
-        for index_L, real_L in zip(bucket.index_SL, bucket.real_SL, strict=True):
-            owners = {token // 1000 for token in row.ids_T[index_L[real_L]].tolist()}
+        segment_T, column_T = bucket.place_T // bucket.longest, bucket.place_T % bucket.longest
+        lengths = segment_T.bincount(minlength=bucket.segments)
+        assert lengths.max() == bucket.longest, "no column is padding throughout"
+        assert bucket.longest <= max(lengths.min() * BUCKET_GROWTH, lengths.min() + BUCKET_SLACK)
+        for length, columns in zip(lengths.tolist(), column_T.split(lengths.tolist()), strict=True):
+            assert columns.tolist() == list(range(length))
+            owners = {token // 1000 for token in row.ids_T[start : start + length].tolist()}
             assert len(owners) == 1, "a segment is one example"
+            start += length
+    assert start == len(row.ids_T)
 
 
 def test_a_response_needs_a_token_before_it() -> None:

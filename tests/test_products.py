@@ -16,7 +16,7 @@ TOLERANCE = {"rtol": 2e-5, "atol": 2e-4}
 
 def layers(monkeypatch: pytest.MonkeyPatch, bias: bool = True) -> tuple[torch.nn.Linear, torch.nn.Linear]:
     """A plain layer and its quickened copy, wherever oneDNN is exact or not."""
-    monkeypatch.setattr(products, "exact", lambda: True)
+    monkeypatch.setattr(products, "wanted", lambda: True)
     torch.manual_seed(0)
     plain = torch.nn.Linear(48, 80, bias=bias)
     tiled = copy.deepcopy(plain)
@@ -67,8 +67,14 @@ def test_without_gradients_and_in_half_precision_the_layer_is_plain(monkeypatch:
     assert torch.equal(tiled.bfloat16()(x.bfloat16()), plain.bfloat16()(x.bfloat16()))
 
 
-def test_where_onednn_rounds_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "exact", lambda: False)
+@pytest.mark.parametrize(
+    ("is_exact", "of_intel"), [(False, False), (True, True)], ids=["rounds", "MKL knows it"]
+)
+def test_where_onednn_rounds_or_wins_nothing_all_stays(
+    is_exact: bool, of_intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "exact", lambda: is_exact)
+    monkeypatch.setattr(products, "_of_intel", lambda: of_intel)
     layer = torch.nn.Linear(4, 4)
     quicken(layer)
     assert type(layer) is torch.nn.Linear

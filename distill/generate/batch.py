@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -148,23 +149,37 @@ class Batch:
         row = self.rows[place]
         return slice(row.start + len(row.request.prompt_ids), self.end)
 
-    def admit(self, read: Read, row: Row) -> None:
-        """Add a row with its prompt copied behind the others."""
+    def admit(self, came: Sequence[tuple[Read, Row]]) -> None:
+        """Add rows with their prompts copied behind the others."""
         if not self.keys:
             # Zeros: what nobody looks at has weight 0, and 0 times what memory happens to hold may be no number.
-            for kept, layers in ((self.keys, read.cache.keys), (self.values, read.cache.values)):
+            first = came[0][0].cache
+            for kept, layers in ((self.keys, first.keys), (self.values, first.values)):
                 for new in layers:
                     kept.append(new.new_zeros(len(self.seen_BC), new.shape[1], self.capacity, new.shape[3]))
-        length, place = len(read.request.prompt_ids), len(self.rows)
-        row.start = self.end - length
-        for kept, layers in ((self.keys, read.cache.keys), (self.values, read.cache.values)):
-            for layer, new in zip(kept, layers, strict=True):
-                layer[place, :, row.start : self.end] = new[read.number, :, new.shape[2] - length :]
-        self.seen_BC[place, : row.start] = False
-        self.seen_BC[place, row.start :] = True
-        self.position_B[place] = length
-        self.rows.append(row)
-        self.low = min(self.low, row.start)
+        place = len(self.rows)
+        for _, together in groupby((read for read, _ in came), key=lambda read: id(read.cache)):
+            place += self._copy_prompts(list(together), place)
+        for read, row in came:
+            row.start = self.end - len(read.request.prompt_ids)
+            self.rows.append(row)
+        new, device = slice(len(self.rows) - len(came), len(self.rows)), self.seen_BC.device
+        start_B = torch.tensor([row.start for _, row in came], device=device)
+        self.seen_BC[new] = torch.arange(self.capacity, device=device) >= start_B[:, None]
+        self.position_B[new] = self.end - start_B
+        self.low = min(self.low, *(row.start for _, row in came))
+
+    def _copy_prompts(self, reads: Sequence[Read], place: int) -> int:
+        """Copy from one cache, padding and all (it is left of where a row starts, so nobody looks at it); how many."""
+        cache, number_B = (
+            reads[0].cache,
+            torch.tensor([read.number for read in reads], device=self.seen_BC.device),
+        )
+        new = slice(place, place + len(reads))
+        for kept, layers in ((self.keys, cache.keys), (self.values, cache.values)):
+            for layer, prompts in zip(kept, layers, strict=True):
+                layer[new, :, self.end - prompts.shape[2] : self.end] = prompts[number_B]
+        return len(reads)
 
     def draw_ahead(self, place: int, column: int) -> None:
         """Draw a row's uniform numbers of this block from ``column`` on."""
@@ -182,16 +197,19 @@ class Batch:
 
     def drop(self, places: Sequence[int]) -> None:
         """Let rows go; the last ones take their places."""
-        window = slice(self.low, self.end)
-        for place in sorted(places, reverse=True):
-            last = len(self.rows) - 1
-            if place != last:
-                for kept in (*self.keys, *self.values):
-                    kept[place, :, window] = kept[last, :, window]
-                for kept in (self.seen_BC, self.ids_BC, self.logprobs_BC, self.position_B, self.uniform_BT):
-                    kept[place] = kept[last]
-                self.rows[place] = self.rows[last]
-            self.rows.pop()
+        left = len(self.rows) - len(places)
+        gaps = [place for place in places if place < left]
+        movers = sorted({*range(left, len(self.rows))}.difference(places))
+        if gaps:
+            window, device = slice(self.low, self.end), self.seen_BC.device
+            to, of = (torch.tensor(numbers, device=device) for numbers in (gaps, movers))
+            for kept in (*self.keys, *self.values):
+                kept[to, :, window] = kept[of, :, window]
+            for kept in (self.seen_BC, self.ids_BC, self.logprobs_BC, self.position_B, self.uniform_BT):
+                kept[to] = kept[of]
+            for gap, mover in zip(gaps, movers, strict=True):
+                self.rows[gap] = self.rows[mover]
+        del self.rows[left:]
         self.low = min((row.start for row in self.rows), default=self.end)
 
     def _make_room(self) -> None:

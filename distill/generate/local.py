@@ -181,11 +181,11 @@ class _Work:
         if not came:
             return
         logits = [self.logits_BV] if batch.rows else []
-        for read in came:
-            row = Row(read.request, torch.Generator().manual_seed(read.request.seed), born=self.step)
-            batch.admit(read, row)
+        rows = [Row(r.request, torch.Generator().manual_seed(r.request.seed), born=self.step) for r in came]
+        batch.admit(list(zip(came, rows, strict=True)))
+        for place, row in enumerate(rows, start=len(batch.rows) - len(rows)):
             if column:  # else the block begins here, and draws for all
-                batch.draw_ahead(len(batch.rows) - 1, column)
+                batch.draw_ahead(place, column)
             self._look_at(row)
         self.logits_BV = torch.cat([*logits, torch.stack([read.logits_V for read in came])])
 

@@ -25,7 +25,7 @@ from distill.models import LoadedModel, context_of
 from distill.recipe import SftStage
 from distill.records import FinishReason
 from distill.student.mixture import CHANGE_FIRST, Mixture, Source
-from distill.training.packing import PackedRow, pack, pack_row
+from distill.training.packing import Bucket, PackedRow, pack, pack_row
 
 ROWS = 256  # looked at besides the longest: a fault of template or tokenizer is in every row
 PROMPT_SHOWN, TRAINED_SHOWN = 300, 600  # characters
@@ -254,19 +254,23 @@ def check_row(
         f"{len(row.trained_N)} tokens are trained, {responses} are responses"
     )
     assert len(row.ids_T) == sum(length for _, length in segments), f"{len(row.ids_T)} tokens hold {segments}"
-    attended = [span for bucket in row.buckets for span in _spans(bucket.index_SL, bucket.real_SL)]
+    attended = list(_spans(row.buckets))
     assert sorted(attended) == sorted(segments), (
         f"attention goes over {attended}, the examples are {segments}"
     )
 
 
-def _spans(index_SL: torch.Tensor, real_SL: torch.Tensor) -> Iterator[tuple[int, int]]:
-    """First place and length of each segment of a bucket."""
-    for index_L, real_L in zip(index_SL, real_SL, strict=True):
-        places = index_L[real_L]
-        start = int(places[0])
-        assert torch.equal(places, torch.arange(start, start + len(places))), f"a segment in pieces: {places}"
-        yield start, len(places)
+def _spans(buckets: Sequence[Bucket]) -> Iterator[tuple[int, int]]:
+    """First place and length of each segment that is attended; buckets take the row's tokens one after the other."""
+    start = 0
+    for bucket in buckets:
+        segments, lengths = (bucket.place_T // bucket.longest).unique_consecutive(return_counts=True)
+        assert len(segments) == bucket.segments, f"segments in pieces: {segments}"
+        columns = (bucket.place_T % bucket.longest).split(lengths.tolist())
+        for column_T in columns:
+            assert torch.equal(column_T, torch.arange(len(column_T))), f"a segment in pieces: {column_T}"
+            yield start, len(column_T)
+            start += len(column_T)
 
 
 # -------------------------------------------------------------------------------- one row to look at

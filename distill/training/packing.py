@@ -23,10 +23,11 @@ BUCKET_SLACK = 32
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Segments of similar length: ``index_SL`` are flat positions (0 where ``real_SL`` is False)."""
+    """Neighbouring segments of similar length: ``place_T`` is each of their tokens' place in (S, L), flat."""
 
-    index_SL: torch.Tensor
-    real_SL: torch.Tensor
+    segments: int
+    longest: int
+    place_T: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +101,14 @@ def pack_row(
     lengths = [len(examples[number].ids) for number in order]
     return PackedRow(
         *(torch.tensor(part, device=device) for part in (ids, positions)),
-        _buckets(starts, lengths, device),
+        _buckets(lengths, device),
         *(torch.tensor(part, dtype=torch.long, device=device) for part in (trained, targets, example, place)),
         torch.tensor([*starts, len(ids)], dtype=torch.int32, device=device),
         max(lengths),
     )
 
 
-def _buckets(starts: list[int], lengths: list[int], device: torch.device | str) -> list[Bucket]:
+def _buckets(lengths: list[int], device: torch.device | str) -> list[Bucket]:
     """Consecutive segments, cut where the length has outgrown BUCKET_GROWTH and BUCKET_SLACK since the bucket began."""
     buckets = []
     first = 0
@@ -115,10 +116,9 @@ def _buckets(starts: list[int], lengths: list[int], device: torch.device | str) 
         limit = max(lengths[first] * BUCKET_GROWTH, lengths[first] + BUCKET_SLACK)
         if number < len(lengths) and lengths[number] <= limit:
             continue
-        start_S = torch.tensor(starts[first:number], device=device)
-        length_S = torch.tensor(lengths[first:number], device=device)
-        place_L = torch.arange(lengths[number - 1], device=device)
-        real_SL = place_L < length_S[:, None]
-        buckets.append(Bucket(torch.where(real_SL, start_S[:, None] + place_L, 0), real_SL))
+        longest = lengths[number - 1]
+        length_S = torch.tensor(lengths[first:number])
+        place_T = (torch.arange(longest) < length_S[:, None]).flatten().nonzero()[:, 0]
+        buckets.append(Bucket(number - first, longest, place_T.to(device)))
         first = number
     return buckets
