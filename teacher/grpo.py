@@ -25,7 +25,7 @@ from distill.runs import MetricsLog, Progress
 from distill.training.activations import keeping, recompute
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.logprobs import token_logprobs
-from distill.training.packing import PackedRow, pack, pack_row
+from distill.training.packing import PackedRow, pack_groups, pack_row
 from distill.training.update import Updater
 from teacher.advantages import group_advantages, zero_variance
 from teacher.judges import Judges
@@ -223,11 +223,11 @@ class Learner:
         }
 
     def _rows(self, rollout: Rollout, numbers: Sequence[int]) -> list[PackedRow]:
-        lengths = [len(rollout.examples[number].ids) for number in numbers]
-        room = max(self.stage.micro_batch_tokens, *lengths, 1) if lengths else 1
+        longest = max((len(rollout.examples[number].ids) for number in numbers), default=0)
+        room = max(self.stage.micro_batch_tokens, longest)
         return [
-            pack_row(rollout.examples, [numbers[place] for place in row], self.device.kind)
-            for row in pack(lengths, room)
+            pack_row(rollout.examples, row, self.device.kind, share_prompts=True)
+            for row in pack_groups(rollout.examples, numbers, room)
         ]
 
     @torch.no_grad()

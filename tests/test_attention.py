@@ -121,6 +121,38 @@ def test_one_query_over_a_cache_equals_a_softmax_written_out(heads: int) -> None
         torch.testing.assert_close(found[row, 0, head].double(), weights @ values, atol=1e-6, rtol=1e-5)
 
 
+def test_the_kernel_sees_answers_whole_that_share_a_prompt(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row with shared prompts, by buckets and by (a slow twin of) the kernel for segments."""
+    examples = [Example([5, 6, 7, *answer], 3) for answer in ([8], [9, 10, 11], [9])]
+    row = pack_row(examples, range(3), share_prompts=True)
+    assert len(row.ids_T) == 3 + 1 + 3 + 1 and row.borders.tolist() == [0, 4, 8, 14]
+
+    def twin(q_THD: Any, k_THD: Any, v_THD: Any, borders: Any, *_: Any, **how: Any) -> Any:
+        parts = []
+        for start, end in itertools.pairwise(borders.tolist()):
+            q, k, v = (tensor[start:end].transpose(0, 1)[None] for tensor in (q_THD, k_THD, v_THD))
+            out = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=how["scale"], enable_gqa=q_THD.shape[1] != k_THD.shape[1]
+            )
+            parts.append(out[0].transpose(0, 1))
+        return torch.cat(parts)
+
+    def logits() -> torch.Tensor:
+        given = {"input_ids": row.ids_T[None], "position_ids": row.positions_T[None], "use_cache": False}
+        with torch.no_grad():
+            found: torch.Tensor = tiny.loaded.model(**given, packed=row).logits[0]
+        return found
+
+    by_buckets = logits()
+    monkeypatch.setattr(attention, "varlen_attn", twin)
+    monkeypatch.setattr(attention, "_by_kernel", lambda query, dropout: True)
+    torch.testing.assert_close(logits(), by_buckets, atol=1e-5 * float(by_buckets.abs().max()), rtol=0)
+    alone = torch.cat([one[-1:] for one in alone_logits(tiny.loaded.model, [Example([5, 6, 7, 9], 3)])])
+    torch.testing.assert_close(by_buckets[4:5], alone.detach(), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("asked", [True, False], ids=["torch 2.12 and later", "torch 2.11"])
 def test_varlen_attention_gets_each_example_and_what_the_kernel_asks_for(
     asked: bool, tiny: Any, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,28 @@ def test_equal_one_example_at_a_time(naive: ModuleType, tiny: Any, temperature: 
             assert found[number] == pytest.approx(expected, abs=1e-5)
 
 
+def test_answers_that_share_their_prompt_get_the_same_numbers_and_gradients(tiny: Any) -> None:
+    """In float64: two prompts of three answers each, one empty but for its end, beside one that stands alone."""
+    chat, model = tiny.loaded.chat, copy.deepcopy(tiny.loaded.model).double()
+    asked = [("17+5-8", ("1", "<think>22-8</think>14", "")), ("9", ("12", "7", "12")), ("20-3", ("17",))]
+    examples = [chat.example(problem, answer) for problem, answers in asked for answer in answers]
+    parameters = list(model.parameters())
+    found = []
+    for shared in (False, True):
+        row = pack_row(examples, range(len(examples)), share_prompts=shared)
+        logprobs_N = token_logprobs(model, row)
+        # Every answer weighs another amount, as advantages do.
+        gradients = torch.autograd.grad((logprobs_N * (row.example_N + 1)).sum(), parameters)
+        found.append((len(row.ids_T), by_example(row, logprobs_N.detach()), gradients))
+    (tokens, apart, expected), (fewer, together, got) = found
+    assert tokens - fewer == 2 * examples[0].prompt_length + 2 * examples[3].prompt_length
+    assert together.keys() == apart.keys()
+    for number in apart:
+        assert together[number] == pytest.approx(apart[number], abs=1e-5)  # the head answers in float32
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
 def test_the_response_is_trained_to_its_eos_and_the_prompt_not_at_all(tiny: Any) -> None:
     chat = tiny.loaded.chat
     examples = examples_of(chat)

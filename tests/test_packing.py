@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.chat import Example
-from distill.training.packing import BUCKET_GROWTH, BUCKET_SLACK, pack, pack_row
+from distill.training.packing import BUCKET_GROWTH, BUCKET_SLACK, pack, pack_groups, pack_row
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=40)
 
@@ -35,6 +35,40 @@ def test_fills_the_fullest_row_that_still_has_room() -> None:
 def test_an_example_longer_than_a_row_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="example 1 has 11 tokens, a row 10"):
         pack([3, 11], 10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(
+        st.tuples(st.integers(1, 9), st.lists(st.integers(0, 30), min_size=1, max_size=6)), max_size=8
+    ),
+    slack=st.integers(0, 60),
+)
+def test_groups_share_their_prompts_and_no_row_is_over_its_room(
+    groups: list[tuple[int, list[int]]], slack: int
+) -> None:
+    made = [
+        Example(
+            [1000 * group + place for place in range(prompt)] + [-place for place in range(response)], prompt
+        )
+        for group, (prompt, responses) in enumerate(groups)
+        for response in responses
+    ]
+    room = max((len(one.ids) for one in made), default=1) + slack
+    rows = pack_groups(made, range(len(made)), room)
+    assert sorted(number for row in rows for number in row) == list(range(len(made)))
+    alone = 0
+    for numbers in rows:
+        row = pack_row(made, numbers, share_prompts=True)
+        assert len(row.ids_T) <= room
+        alone += len(row.ids_T)
+        whole = row.ids_T if row.whole is None else row.ids_T[row.whole]
+        order = sorted(numbers, key=lambda n: (len(made[n].ids), n))
+        assert whole.tolist() == [token for number in order for token in made[number].ids]
+        if row.whole is not None and row.first_T is not None:
+            assert row.whole[row.first_T].tolist() == list(range(len(row.ids_T)))
+    if slack == 60 and len(rows) == 1:
+        assert alone == sum(prompt + sum(responses) for prompt, responses in groups)
 
 
 @st.composite

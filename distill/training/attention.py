@@ -68,18 +68,32 @@ def attend(
         )
         return out.transpose(1, 2).contiguous(), None
     assert query.shape[0] == 1, "a packed micro-batch is one row"
+    q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if packed.whole is not None:
+        q_THD, k_THD, v_THD = (tensor.index_select(0, packed.whole) for tensor in (q_THD, k_THD, v_THD))
     if _by_kernel(query, dropout):
-        return _in_one_call(query, key, value, packed, scaling)[None], None
+        out_THD = _in_one_call(q_THD, k_THD, v_THD, packed, scaling)
+    else:
+        out_THD = _by_buckets(q_THD, k_THD, v_THD, packed, shared)
+    if packed.first_T is not None:
+        out_THD = out_THD.index_select(0, packed.first_T)
+    return out_THD[None], None
+
+
+def _by_buckets(
+    q_THD: torch.Tensor,
+    k_THD: torch.Tensor,
+    v_THD: torch.Tensor,
+    packed: PackedRow,
+    shared: dict[str, Any],
+) -> torch.Tensor:
     parts_THD, at = [], 0
     for bucket in packed.buckets:
         tokens = slice(at, at := at + len(bucket.place_T))
-        q, k, v = (
-            _Padded.apply(tensor[0, :, tokens].transpose(0, 1), bucket).transpose(1, 2)
-            for tensor in (query, key, value)
-        )
+        q, k, v = (_Padded.apply(part[tokens], bucket).transpose(1, 2) for part in (q_THD, k_THD, v_THD))
         out_SLHD = scaled_dot_product_attention(q, k, v, is_causal=True, **shared).transpose(1, 2)
         parts_THD.append(_Flat.apply(out_SLHD, bucket))
-    return torch.cat(parts_THD)[None], None
+    return torch.cat(parts_THD)
 
 
 def _one_query(
@@ -139,12 +153,12 @@ def _by_kernel(query: torch.Tensor, dropout: float) -> bool:
 
 
 def _in_one_call(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: PackedRow, scaling: float | None
+    q_THD: torch.Tensor, k_THD: torch.Tensor, v_THD: torch.Tensor, packed: PackedRow, scaling: float | None
 ) -> torch.Tensor:
     """The kernel on the whole row; it is none of the operations that autocast casts for."""
-    kind = query.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
-    q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    kind = q_THD.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else q_THD.dtype
+    q_THD, k_THD, v_THD = (tensor.to(dtype) for tensor in (q_THD, k_THD, v_THD))
     grouped = {"enable_gqa": q_THD.shape[1] != k_THD.shape[1]} if _GROUPS_ARE_ASKED_FOR else {}
     out_THD: torch.Tensor = varlen_attn(
         q_THD, k_THD, v_THD, packed.borders, packed.borders, packed.longest, packed.longest,

@@ -3,13 +3,16 @@
 Legend: T tokens of a packed row, N trained tokens of it, S segments (examples) of one bucket, L longest of them.
 
 A row is the plain concatenation of examples, sorted by length. Every layer but attention works on the T tokens and
-nothing else; attention takes each example on its own, see `attention.py`.
+nothing else; attention takes each example on its own, see `attention.py`. Answers to one prompt may share its tokens:
+what they go through every layer for is the same for all of them, so it is computed once, and attention alone sees each
+example whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -37,6 +40,9 @@ class PackedRow:
     ``trained_N`` are the flat positions whose *next* token is trained, ``targets_N`` those tokens, ``example_N`` the
     number (in the caller's list) of the example each belongs to and ``place_N`` its place in that example's response.
     Examples begin and end at ``borders`` (one more than there are examples); ``longest`` counts tokens.
+
+    Where prompts are shared, ``buckets`` and ``borders`` are those of the row with every example whole: ``whole`` holds
+    the flat position in this row of each of that row's tokens, ``first_T`` the way back, to a token's first copy.
     """
 
     ids_T: torch.Tensor
@@ -48,6 +54,8 @@ class PackedRow:
     place_N: torch.Tensor
     borders: torch.Tensor
     longest: int
+    whole: torch.Tensor | None = None
+    first_T: torch.Tensor | None = None
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -75,8 +83,38 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
+def pack_groups(examples: Sequence[Example], numbers: Sequence[int], room: int) -> list[list[int]]:
+    """`pack` of these examples' numbers, where those with one prompt stay together as far as a row holds them.
+
+    A row's tokens are counted with every prompt once. ``room`` is at least the longest example.
+    """
+    parts: list[list[int]] = []
+    lengths: list[int] = []
+    for group in _by_prompt(examples, numbers):
+        prompt = examples[group[0]].prompt_length
+        for number in group:
+            response = len(examples[number].ids) - prompt
+            if number == group[0] or lengths[-1] + response > room:
+                parts.append([])
+                lengths.append(prompt)
+            parts[-1].append(number)
+            lengths[-1] += response
+    return [[number for part in row for number in parts[part]] for row in pack(lengths, room)]
+
+
+def _by_prompt(examples: Sequence[Example], numbers: Sequence[int]) -> list[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number in numbers:
+        groups.setdefault(tuple(examples[number].ids[: examples[number].prompt_length]), []).append(number)
+    return list(groups.values())
+
+
 def pack_row(
-    examples: Sequence[Example], numbers: Sequence[int], device: torch.device | str = "cpu"
+    examples: Sequence[Example],
+    numbers: Sequence[int],
+    device: torch.device | str = "cpu",
+    *,
+    share_prompts: bool = False,
 ) -> PackedRow:
     """One row of the examples with these numbers, laid out by rising length."""
     order = sorted(numbers, key=lambda n: (len(examples[n].ids), n))
@@ -86,26 +124,40 @@ def pack_row(
     targets: list[int] = []
     example: list[int] = []
     place: list[int] = []
-    starts: list[int] = []
+    whole: list[int] = []
+    prompts: dict[tuple[int, ...], int] = {}
     for number in order:
-        row, start = examples[number], len(ids)
-        starts.append(start)
-        ids.extend(row.ids)
-        positions.extend(range(len(row.ids)))
-        responses = len(row.ids) - row.prompt_length
-        assert row.prompt_length > 0, "the first token of a response needs one before it to be predicted from"
-        trained.extend(range(start + row.prompt_length - 1, start + len(row.ids) - 1))
-        targets.extend(row.ids[row.prompt_length :])
-        example.extend([number] * responses)
-        place.extend(range(responses))
+        row = examples[number]
+        length, prompt_length = len(row.ids), row.prompt_length
+        assert prompt_length > 0, "the first token of a response needs one before it to be predicted from"
+        prompt = tuple(row.ids[:prompt_length])
+        known = prompts.get(prompt) if share_prompts else None
+        if known is None:
+            known = prompts[prompt] = len(ids)
+            ids.extend(prompt)
+            positions.extend(range(prompt_length))
+        start = len(ids)
+        ids.extend(row.ids[prompt_length:])
+        positions.extend(range(prompt_length, length))
+        if length > prompt_length:
+            trained.extend((known + prompt_length - 1, *range(start, start + length - prompt_length - 1)))
+        targets.extend(row.ids[prompt_length:])
+        example.extend([number] * (length - prompt_length))
+        place.extend(range(length - prompt_length))
+        whole.extend((*range(known, known + prompt_length), *range(start, start + length - prompt_length)))
     lengths = [len(examples[number].ids) for number in order]
-    return PackedRow(
+    packed = PackedRow(
         *(torch.tensor(part, device=device) for part in (ids, positions)),
         _buckets(lengths, device),
         *(torch.tensor(part, dtype=torch.long, device=device) for part in (trained, targets, example, place)),
-        torch.tensor([*starts, len(ids)], dtype=torch.int32, device=device),
+        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device),
         max(lengths),
     )
+    if len(whole) == len(ids):
+        return packed
+    copies = dict(zip(reversed(whole), range(len(whole) - 1, -1, -1), strict=True))
+    first_T = torch.tensor([copies[at] for at in range(len(ids))], device=device)
+    return replace(packed, whole=torch.tensor(whole, device=device), first_T=first_T)
 
 
 def _buckets(lengths: list[int], device: torch.device | str) -> list[Bucket]:
