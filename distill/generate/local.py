@@ -71,7 +71,10 @@ class LocalEngine:
         training = model.training
         model.eval()
         try:
-            with torch.inference_mode(), torch.autocast(device.kind, device.compute_dtype, enabled=device.bf16):
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.kind, device.compute_dtype, enabled=device.bf16),
+            ):
                 yield
         finally:
             model.train(training)

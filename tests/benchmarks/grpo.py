@@ -1,13 +1,15 @@
 """GRPO steps: ours beside TRL's GRPOTrainer, the same tiny model, problems, rewards and group size, two CPU threads.
 
     python tests/benchmarks/grpo.py [--quick] [--json]
-    python tests/benchmarks/grpo.py --curves 5 [--steps 100]      learning curves of five seeds each, and a figure
+    python tests/benchmarks/grpo_curves.py            learning curves of five seeds each, and a figure
 
 The model is the quickstart's base: fine-tuned on flawed traces of the built-in world until it is right about half the
 time (made once, a minute and a half). Both sides draw 24 problems of one set a step, 8 samples each at temperature 1
 and at most 96 tokens, take accuracy + format from this project's verifier, and make one update with the same AdamW,
 rate and clip, no KL, in float32. Tokens a second are those generated; a step is of 192 completions on both sides. What
-the sides draw differs, as their random numbers do. Loading comes before the clock.
+the sides draw differs, as their random numbers do. Loading comes before the clock. Beside our phases stands what each
+cannot beat (`grpo_bounds.py`). With one update a rollout the sampler's weights are the trainer's, so there is no phase
+of log-probabilities before the update.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +31,7 @@ THREADS = 2
 PROBLEMS, SAMPLES, TOKENS, RATE = 24, 8, 96, 4e-4
 #: Tokens of our rows; of TRL's the fastest of its batches counts. More leave the processor's caches.
 ROW = 4096
-STEPS, QUICK_STEPS, CURVE_STEPS = 20, 3, 100
+STEPS, QUICK_STEPS = 20, 3
 #: Where the base lies, once it is made: told to the sides by the environment.
 BASE = "DISTILL_BENCH_BASE"
 #: How far the sides' generated tokens may differ, as their samples do.
@@ -82,31 +83,50 @@ def report(rows: list[dict[str, Any]], tokens: int, seconds: float) -> dict[str,
     }
 
 
+def stage_of(steps: int) -> Any:
+    """Our stage: the same work as the peer's settings ask for."""
+    from distill.recipe import GrpoStage
+
+    return GrpoStage.model_validate(
+        {
+            "name": "bench", "kind": "grpo", "model": "base", "problems": "practice", "makes": "teacher",
+            "steps": steps, "learning_rate": RATE, "problems_per_step": PROBLEMS,
+            "samples_per_problem": SAMPLES, "max_tokens": TOKENS, "kl": {"coefficient": 0},
+            "engine": {"max_rows": 512}, "checkpoint_every": 10**6, "micro_batch_tokens": ROW,
+        }
+    )  # fmt: skip
+
+
+def lower_bounds() -> dict[str, float]:
+    """`grpo_bounds.bounds` of the base's first rollout."""
+    from grpo_bounds import bounds
+
+    from distill.generate.policy import policy_engine
+    from teacher.rollout import Deck, Sampler
+
+    (model, cpu), stage = loaded(), stage_of(1)
+    with policy_engine(stage, model, cpu) as engine:
+        rollout = Sampler(stage, engine, model.chat, None, {}, 0).roll_out(Deck(problems(), 0), 0)
+    return bounds(model.model, rollout, ROW)
+
+
 def ours(quick: bool, *, steps: int = STEPS, seed: int = 0) -> dict[str, Any]:
     """`teacher.grpo.train`, as a stage of a recipe runs it."""
     import torch
 
-    from distill.recipe import GrpoStage
     from distill.runs import MetricsLog
     from teacher.grpo import train
 
     torch.set_num_threads(THREADS)
     imports_are_done()
     model, cpu = loaded()
-    stage = GrpoStage.model_validate(
-        {
-            "name": "bench", "kind": "grpo", "model": "base", "problems": "practice", "makes": "teacher",
-            "steps": QUICK_STEPS if quick else steps, "learning_rate": RATE, "problems_per_step": PROBLEMS,
-            "samples_per_problem": SAMPLES, "max_tokens": TOKENS, "kl": {"coefficient": 0},
-            "engine": {"max_rows": 512}, "checkpoint_every": 10**6, "micro_batch_tokens": ROW,
-        }
-    )  # fmt: skip
+    stage = stage_of(QUICK_STEPS if quick else steps)
     with tempfile.TemporaryDirectory() as folder:
         where = {"folder": Path(folder), "fingerprint": "", "seed": seed, "saved": lambda: None}
         asked = problems()
         counts, seconds = timed(lambda: train(stage, model, cpu, asked, None, **where))
         rows = MetricsLog.read(Path(folder, "metrics.jsonl"))
-    return report(rows, counts["generated_tokens"], seconds)
+    return report(rows, counts["generated_tokens"], seconds) | {"bounds": lower_bounds()}
 
 
 def peer(quick: bool, *, at_a_time: int, steps: int = STEPS, seed: int = 0) -> dict[str, Any]:
@@ -187,38 +207,19 @@ def tell(left: dict[str, Any], right: dict[str, Any]) -> None:
         each, first, last = told["seconds"] / told["steps"], told["rewards"][0], told["rewards"][-1]
         tokens = f"{told['count']:,} tokens, reward {first:.2f} to {last:.2f}"
         print(f"{name:6} {each:.3f} s a step ({parts}), {tokens}")
+    bounds = left["bounds"] | {"seconds_verify": left["phases"]["seconds_verify"]}
+    parts = ", ".join(f"{key.removeprefix('seconds_')} {value:.3f}" for key, value in bounds.items())
+    ratio = left["seconds"] / left["steps"] / sum(bounds.values())
+    print(f"bounds {sum(bounds.values()):.3f} s a step ({parts}: as it is), ours over them: {ratio:.2f}")
     per_token = (left["seconds"] / left["count"]) / (right["seconds"] / right["count"])
     print(f"seconds of a step at equal tokens, ours over peer: {per_token:.3f}")
 
 
-def curves(seeds: int, steps: int) -> None:
-    """The reward of each step, of so many seeds a side, as JSON lines; the means of the last tenth of the steps."""
-    for seed in range(seeds):
-        for name in ("ours", "peer"):
-            command = [
-                sys.executable,
-                sys.argv[0],
-                "--curve",
-                name,
-                "--seed",
-                str(seed),
-                "--steps",
-                str(steps),
-            ]
-            told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            found = json.loads(told.splitlines()[-1])
-            last = found["rewards"][-max(1, steps // 10) :]
-            print(
-                json.dumps({"side": name, "seed": seed, "last": sum(last) / len(last), **found}), flush=True
-            )
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--curves", type=int)
     parser.add_argument("--curve", choices=("ours", "peer"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=CURVE_STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS)
     options, _ = parser.parse_known_args()
     peers = {f"{size} completions at a time": functools.partial(peer, at_a_time=size) for size in (192, 48)}
     if options.curve:
@@ -229,10 +230,5 @@ if __name__ == "__main__":
         if BASE not in os.environ:
             os.environ[BASE] = made
             make_base(Path(made))
-        if options.curves:
-            curves(options.curves, options.steps)
-        else:
-            version = importlib.metadata.version("trl")
-            main(
-                "grpo", ours, peers, f"trl {version}", "tokens/s", agree=agree, threads=THREADS, tell=tell
-            )  # fmt: skip
+        version = importlib.metadata.version("trl")
+        main("grpo", ours, peers, f"trl {version}", "tokens/s", agree=agree, threads=THREADS, tell=tell)
