@@ -42,7 +42,7 @@ def bounds(model: Any, rollout: Rollout, row_tokens: int) -> dict[str, float]:
     def sample() -> None:
         for alive, columns in _decoding(rollout):
             for weight in (*body, head_weight):
-                torch.mm(given[: alive * weight.shape[1]].view(alive, -1), weight.T)
+                _product(given[: alive * weight.shape[1]].view(alive, -1), weight.T, made)
             for _ in range(layers):
                 query = given[: alive * heads * size].view(alive * kv_heads, -1, size)
                 keys = cache[: alive * kv_heads, :columns]
@@ -51,14 +51,14 @@ def bounds(model: Any, rollout: Rollout, row_tokens: int) -> dict[str, float]:
     def update() -> None:
         for row in rows:
             for weight in body:
-                _both_ways(given, len(row.ids_T), weight)
-            _both_ways(given, len(row.trained_N), head_weight)
+                _both_ways(given, made, len(row.ids_T), weight)
+            _both_ways(given, made, len(row.trained_N), head_weight)
             for _ in range(layers):
                 _attention(row, heads, size)
 
     most = max(columns for _, columns in _decoding(rollout))
     widest = max(max(weight.shape) for weight in (*body, head_weight))
-    given = torch.ones(max(row_tokens, len(rollout.sampled)) * widest)
+    given, made = torch.ones(2, max(row_tokens, len(rollout.sampled)) * widest)
     cache = torch.ones(len(rollout.sampled) * kv_heads, most, size)
     with torch.no_grad():
         found = {"seconds_sample": _median(sample)}
@@ -73,12 +73,17 @@ def _decoding(rollout: Rollout) -> Iterable[tuple[int, int]]:
         yield sum(length > step for length in lengths), prompt + step
 
 
-def _both_ways(given: torch.Tensor, tokens: int, weight: torch.Tensor) -> None:
+def _product(left: torch.Tensor, right: torch.Tensor, room: torch.Tensor) -> None:
+    rows, columns = len(left), right.shape[1]
+    torch.mm(left, right, out=room[: rows * columns].view(rows, columns))
+
+
+def _both_ways(given: torch.Tensor, made: torch.Tensor, tokens: int, weight: torch.Tensor) -> None:
     outs, ins = weight.shape
     x, gradient = given[: tokens * ins].view(tokens, ins), given[: tokens * outs].view(tokens, outs)
-    torch.mm(x, weight.T)
-    torch.mm(gradient, weight)
-    torch.mm(gradient.T, x)
+    _product(x, weight.T, made)
+    _product(gradient, weight, made)
+    _product(gradient.T, x, made)
 
 
 def _attention(row: PackedRow, heads: int, size: int) -> None:
