@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -35,11 +36,12 @@ def surroundings() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "git": _git(),
     }
 
 
+@functools.cache  # asked by every manifest and model card; reading the packages' own records takes a while
 def _versions() -> dict[str, str]:
     versions = {}
     for package in ("distill", *PACKAGES):

@@ -9,6 +9,7 @@ arithmetic) is in the vocabulary from the start, for work on language consistenc
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from distill.chat import ThoughtTags
@@ -30,9 +31,26 @@ TEMPLATE = (
 
 
 def build_tokenizer(tags: ThoughtTags = TAGS) -> Any:
-    """The tokenizer with its chat template; its merges are learnt from the world's own traces, the same each time."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    """The tokenizer with its chat template; its merges are learnt from the world's own traces, the same each time.
+
+    A process learns them once; each call returns a tokenizer of its own.
+    """
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_learnt()), eos_token=EOS, pad_token=EOS, unk_token=EOS,
+        model_max_length=512, additional_special_tokens=[USER, ASSISTANT],
+    )  # fmt: skip
+    fast.add_tokens([tags.open, tags.close])
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+@functools.cache
+def _learnt() -> str:
+    """The pipeline with its vocabulary and merges, as tokenizers writes it."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -50,10 +68,4 @@ def build_tokenizer(tags: ThoughtTags = TAGS) -> Any:
     traces = make_traces(WorldTraces(count=2000, wrong_steps=0, missing_tags=1), seed=0)
     texts = [text for trace in traces for text in (trace.problem, trace.completion)]
     tokenizer.train_from_iterator([*texts, *(sign for sign in SECOND_SCRIPT for _ in range(5))], trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS, unk_token=EOS, model_max_length=512,
-        additional_special_tokens=[USER, ASSISTANT],
-    )  # fmt: skip
-    fast.add_tokens([tags.open, tags.close])
-    fast.chat_template = TEMPLATE
-    return fast
+    return tokenizer.to_str()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-import distill.world_tokenizer
 from distill.chain import run_recipe
 from distill.recipe_file import find_recipe, parse_recipe
 
@@ -49,8 +47,6 @@ def shrunk() -> dict[str, Any]:
 def test_every_stage_runs_and_the_report_tells_stage_by_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = distill.world_tokenizer.build_tokenizer()  # learnt once for all stages
-    monkeypatch.setattr(distill.world_tokenizer, "build_tokenizer", lambda: copy.deepcopy(built))
     monkeypatch.setenv("DISTILL_QUIET", "1")
     out = tmp_path / "run"
     report = run_recipe(parse_recipe(shrunk()), out)
