@@ -9,8 +9,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 quickstart: .venv/.installed
 	$(BIN)/distill run recipes/quickstart.yaml
 
+# The tests share the processors, four at most; a file stays in one process, for what its tests build once.
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/.installed-test
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"

@@ -228,10 +228,10 @@ def test_a_baseline_is_any_table_of_texts_and_says_what_it_answers_twice(
 
 
 def test_a_reply_of_nothing_but_lines_is_read_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert read_verdict("\n" * 60_000 + "none") is None
     assert read_verdict("-\n" * 60_000 + "**Verdict:**\nA\n\n") == "A"
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_the_real_baseline_answers_every_instruction_of_its_own(shared_data: Path) -> None:

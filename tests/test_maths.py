@@ -157,10 +157,10 @@ def test_pairs_that_a_review_found_wrong(row):
     ids=range(11),
 )  # fmt: skip
 def test_what_once_took_seconds_or_failed(answer):
-    started = time.perf_counter()
+    started = time.process_time()
     assert same_answer("5", answer, not_now)[0] is Verdict.WRONG
     assert same_answer("9" * 1990, answer, not_now)[0] is Verdict.WRONG
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_a_reference_on_which_we_fail_is_an_error_and_not_everybody_wrong():

@@ -423,9 +423,9 @@ def test_outputs_are_compared_by_the_written_rules(output, expected, same):
 
 
 def test_long_outputs_are_compared_in_no_time():
-    started = time.monotonic()
+    started = time.process_time()
     assert not same_output("1" * 4_000_000 + "x", "2")
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_job_that_nobody_waits_for_any_more_harms_no_other():
@@ -495,7 +495,9 @@ def test_a_server_that_dies_fails_its_jobs_and_is_replaced():
 START = (
     "import time; from distill.verify.sandbox import sandbox; from distill.verify.programs import job_of\n"
     "job = job_of('while True: pass', {'type': 'python', 'code': 'pass', 'time_limit': 60.0})\n"
-    "box = sandbox(); box.submit(job); time.sleep(0.2); print(box.programs.process.pid, box.testers[0].process.pid, flush=True); time.sleep(60)"
+    "box = sandbox(); box.submit(job)\n"
+    "while not box.testers: time.sleep(0.01)\n"
+    "print(box.programs.process.pid, box.testers[0].process.pid, flush=True); time.sleep(60)"
 )
 
 
@@ -504,12 +506,15 @@ def test_nothing_outlives_a_killed_parent():
         [sys.executable, "-c", START], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
     assert parent.stdout is not None
-    family = [one for pid in parent.stdout.readline().split() for one in _descendants(int(pid))]
-    assert len(family) == 5  # a launcher and a server each, and the program
+    pids, family = [int(pid) for pid in parent.stdout.readline().split()], []
+    deadline = time.monotonic() + 30
+    while len(family) != 5:  # a launcher and a server each, and the program
+        assert time.monotonic() < deadline, family
+        family = [one for pid in pids for one in _descendants(pid)]
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while any(_alive(pid) for pid in family):
         assert time.monotonic() < deadline, "left behind"
         time.sleep(0.02)

@@ -56,9 +56,9 @@ def test_comparisons_are_bounded_and_those_not_made_are_counted(monkeypatch: pyt
 
 def test_paragraphs_in_boxes_do_not_take_minutes() -> None:
     said = [f"{'word ' * 200}{at}" for at in range(64)]
-    started = time.perf_counter()
+    started = time.process_time()
     found = classes_of([*said, "1/2", "0.5"], "math")
-    assert time.perf_counter() - started < 10  # without a bound half a minute
+    assert time.process_time() - started < 10  # without a bound half a minute
     assert len(set(found.labels_G)) == 65 and found.unsettled > 1000
 
 
