@@ -62,19 +62,19 @@ class Judges:
             RunFailed: a reward model gave no finite number.
         """
         scores_PG: dict[str, torch.Tensor] = {}
-        unread: dict[str, int] = {}
+        unread_P: dict[str, torch.Tensor] = {}
         for name, one in self._rewards.models.items():
             if update >= one.from_step and one.weight:
-                scores_PG[name], unread[name] = self._scores(name, one, answers_PG, update)
+                scores_PG[name], unread_P[name] = self._scores(name, one, answers_PG, update)
         if self._human is not None:
             rows = [[score_of(self._human, answer) for answer in group] for group in answers_PG]
             scores_PG[HUMAN] = torch.tensor(rows, dtype=torch.float64)
-        return Judged(scores_PG, unread)
+        return Judged(scores_PG, unread_P)
 
     def _scores(
         self, name: str, one: RewardModel, answers_PG: Sequence[list[Answered]], update: int
-    ) -> tuple[torch.Tensor, int]:
-        """One reward model's scores, (P, G), and how many answers it could not read."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One reward model's scores, (P, G), and how many answers of each group it could not read, (P,)."""
         scorer, found = self._scorers[name], torch.full((len(answers_PG), len(answers_PG[0])), math.nan)
         found = found.to(torch.float64)
         rows: list[Row] = []
@@ -91,10 +91,12 @@ class Judges:
                     f"the reward model `{name}` gave {value}: its weights or its precision are amiss"
                 )
             found[number, sample] = value
+        unread_P = torch.zeros(len(answers_PG), dtype=torch.long)
         for number in asked:
+            unread_P[number] = found[number].isnan().sum()
             lowest = min((value for value in found[number].tolist() if not math.isnan(value)), default=0.0)
             found[number] = found[number].nan_to_num(lowest)
-        return found, len(asked) * found.shape[1] - len(rows)
+        return found, unread_P
 
 
 def check_judged(at: str, rewards: Rewards, problems: Sequence[Problem]) -> None:

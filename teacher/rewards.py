@@ -85,11 +85,11 @@ HUMAN = "human"
 class Judged(NamedTuple):
     """What reward models and people say of P groups, by name: NaN where one is not asked or has no score.
 
-    ``unread`` counts, by reward model, the answers that it was to judge and could not read.
+    ``unread_P`` counts, by reward model, the answers of each group that it was to judge and could not read.
     """
 
     scores_PG: dict[str, torch.Tensor]
-    unread: dict[str, int]
+    unread_P: dict[str, torch.Tensor]
 
 
 #: A reward of a user's own: one group's answers in, one finite number for each out.

@@ -68,15 +68,15 @@ class Deck:
 class Groups(NamedTuple):
     """Completions, problem by problem: prompt + completion as token ids, what the engine gave, and what it earned.
 
-    ``fault`` says why the first ungraded completion could not be graded; ``unread`` counts, by reward model, the
-    answers that it could not read.
+    ``fault`` says why the first ungraded completion could not be graded; ``unread_P`` counts, by reward model, the
+    answers of each group that it could not read.
     """
 
     examples: list[Example]
     sampled: list[Completion]
     scores: Scores
     fault: str
-    unread: dict[str, int]
+    unread_P: dict[str, torch.Tensor]
 
     @property
     def tokens(self) -> int:
@@ -96,7 +96,7 @@ class Groups(NamedTuple):
                 scores.graded_PG[chosen_P],
             ),
             self.fault,
-            self.unread,
+            {name: count_P[chosen_P] for name, count_P in self.unread_P.items()},
         )
 
 
@@ -112,7 +112,7 @@ def joined(parts: Sequence[Groups]) -> Groups:
             torch.cat([one.graded_PG for one in scores]),
         ),
         next((part.fault for part in parts if part.fault), ""),
-        {name: sum(part.unread[name] for part in parts) for name in parts[0].unread},
+        {name: torch.cat([part.unread_P[name] for part in parts]) for name in parts[0].unread_P},
     )
 
 
@@ -223,7 +223,7 @@ class Sampler:
             raise RunFailed(f"{reason}: the first says {groups.fault}")
         discarded = len(found.scores.rewards_PG) - wanted
         watched = _watched(groups, self._chat.tags, stage.rewards.target)
-        watched |= {f"unread_{name}": count for name, count in groups.unread.items()}
+        watched |= {f"unread_{name}": int(count_P.sum()) for name, count_P in groups.unread_P.items()}
         return Rollout(*groups[:3], limit, discarded, found.tokens, watched, sampling, verifying)
 
     def _requests(self, problems: Sequence[Problem], number: int, attempt: int) -> Requests:
@@ -262,7 +262,7 @@ class Sampler:
         fault = next((one.reason for one in judgements if one.verdict in UNGRADED), "")
         judged = self._judges.judge(answers_PG, update)
         scores = score(answers_PG, self._stage.rewards, self._own, soft, judged)
-        return Groups(examples, sampled, scores, fault, judged.unread)
+        return Groups(examples, sampled, scores, fault, judged.unread_P)
 
 
 def _watched(groups: Groups, tags: ThoughtTags, target: str) -> dict[str, Any]:

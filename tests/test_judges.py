@@ -149,7 +149,7 @@ def test_what_a_model_cannot_read_earns_the_groups_least(text: str, scorer: Any)
     judges = Judges(weights(), {"helpful": scorer})
     judged = judges.judge([[answered("good"), answered(text), answered("ok")], [answered(text)] * 3], 0)
     assert judged.scores_PG["helpful"].tolist() == [[4, 2, 2], [0, 0, 0]]
-    assert judged.unread == {"helpful": 4}
+    assert judged.unread_P["helpful"].tolist() == [1, 3]
 
 
 def test_a_long_thought_moves_no_score_of_the_answer(scorer: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from distill.recipe import GrpoStage
 from distill.records import Completion, FinishReason, Problem
+from teacher.judges import Judges
 from teacher.rollout import Deck, Sampler
 
 PROBLEMS = [Problem(id=f"p{n}", kind="math", problem=f"{n}+{n}", reference=str(2 * n)) for n in range(7)]
@@ -60,13 +61,15 @@ class Scripted:
             )  # fmt: skip
 
 
-def rolled(refill: int, tiny_qwen2: Any) -> tuple[Any, Deck, Scripted]:
+def rolled(refill: int, tiny_qwen2: Any, scorer: Any = None) -> tuple[Any, Deck, Scripted]:
+    models = {"helpful": {"model": "rm", "problems": "all"}} if scorer else {}
     stage = GrpoStage.model_validate({
         "name": "zero", "kind": "grpo", "model": "m", "problems": "p", "makes": "t", "steps": 4, "refill": refill,
-        "problems_per_step": 4, "samples_per_problem": 2, "max_tokens": 10,
+        "problems_per_step": 4, "samples_per_problem": 2, "max_tokens": 10, "rewards": {"models": models},
     })  # fmt: skip
     engine, deck = Scripted(), Deck(PROBLEMS, seed=0)
-    sampler = Sampler(stage, engine, tiny_qwen2.loaded.chat, None, {}, seed=3)
+    judges = Judges(stage.rewards, {"helpful": scorer}) if scorer else None
+    sampler = Sampler(stage, engine, tiny_qwen2.loaded.chat, None, {}, seed=3, judges=judges)
     return sampler.roll_out(deck, 0), deck, engine
 
 
@@ -99,3 +102,29 @@ def test_refill_is_bounded_and_what_is_missing_is_filled(tiny_qwen2: Any) -> Non
 
 def groups_at_first(tiny_qwen2: Any) -> int:
     return groups_that_teach(rolled(0, tiny_qwen2)[0])
+
+
+class Blind:
+    """A reward model that can read no wrong answer and scores all others alike."""
+
+    longest = 9
+
+    @property
+    def reader(self) -> Any:
+        return self
+
+    def forged(self, text: str) -> bool:
+        return "-1" in text
+
+    def read(self, prompt: str, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [1]}
+
+    def score(self, rows: Sequence[Any]) -> list[float]:
+        return [0.0] * len(rows)
+
+
+def test_what_a_reward_model_cannot_read_is_counted_once_and_of_the_kept_groups(tiny_qwen2: Any) -> None:
+    for refill in (0, 1, 6):
+        rollout, _, _ = rolled(refill, tiny_qwen2, Blind())
+        unread = sum("-1" in completion.text for completion in rollout.sampled)
+        assert rollout.measures()["unread_helpful"] == unread > 0, refill
