@@ -8,6 +8,7 @@ Rules (DESIGN: Thoughts):
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -88,14 +89,24 @@ def tags_in(text: str, tags: tuple[ThoughtTags, ...] = KNOWN_TAGS) -> ThoughtTag
 def is_well_formed(text: str, tags: ThoughtTags) -> bool:
     """The format reward's and the format filter's one rule: ``OPEN thought CLOSE answer``, each tag exactly once.
 
-    The thought and the answer must both hold something besides blanks, and nothing but blanks may precede the opening
-    tag. Whitespace around the tags is free: a rule that demands exact newlines scores 0 wherever a template prefills.
+    The thought and the answer must both show something (no blanks, joiners or fillers alone: a thought for free), and
+    nothing but blanks may precede the opening tag. Whitespace around the tags is free: a rule that demands exact
+    newlines scores 0 wherever a template prefills.
     """
     text = text.lstrip()
     if not text.startswith(tags.open) or text.count(tags.open) != 1 or text.count(tags.close) != 1:
         return False
     thought, answer = text[len(tags.open) :].split(tags.close)
-    return bool(thought.strip()) and bool(answer.strip())
+    return _shows(thought) and _shows(answer)
+
+
+#: Characters that Unicode calls letters or symbols and that print nothing: Hangul fillers, the empty Braille cell.
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+
+
+def _shows(text: str) -> bool:
+    """Whether anything of a text can be seen: a character that is no control, separator, lone mark or filler."""
+    return any(unicodedata.category(one)[0] not in "CMZ" and one not in _FILLERS for one in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from distill.recipe_rl import Rewards
 from distill.records import FinishReason, Problem, Verdict
 from distill.verify import Judgement, Response, check_many
 from teacher.rewards import Answered, load_own, score, shorter_is_better, soft_overlong
+from teacher.rollout import told_mean
+from teacher.watching import solve_rates
 
 TAGS = ThoughtTags()
 RIGHT, WRONG = Verdict.CORRECT, Verdict.WRONG
@@ -64,6 +66,15 @@ def test_an_ungraded_sample_holds_its_groups_mean() -> None:
     own_fault = [answered("x", Verdict.NO_ANSWER), answered("x", Verdict.TIMEOUT)]
     assert score([own_fault], Rewards()).rewards_PG.tolist() == [[0, 0]]
     assert score([own_fault], Rewards()).ungraded == 0, "its own fault: graded 0"
+
+
+def test_accuracy_says_nothing_of_what_could_not_be_graded() -> None:
+    """A broken grader is no wrong answer, neither in the mean that is logged nor in the solve rates."""
+    group = [answered("x", verdict) for verdict in (RIGHT, Verdict.ERROR, WRONG)]
+    accuracy_PG = score([group, [group[1]] * 3], Rewards()).parts_PG["accuracy"]
+    assert accuracy_PG[0, 0] == 1 and accuracy_PG[0, 1].isnan() and accuracy_PG[0, 2] == 0
+    assert accuracy_PG[1].isnan().all()
+    assert told_mean(accuracy_PG) == 0.5 and solve_rates(accuracy_PG) == [0, 0, 0, 1, 0, 0]
 
 
 def test_a_part_without_weight_is_told_only_where_it_is_always_told() -> None:
@@ -137,6 +148,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def broken(answers):\n    return [1 / 0 for a in answers]\n"
         "def nothing(answers):\n    return [float('nan') for a in answers]\n"
         "TEXT = 'no function'\n"
+        "def sorts(answers):\n    answers.sort(key=lambda a: a.text)\n    return [1.0] * len(answers)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -159,6 +171,28 @@ def test_an_own_function_that_fails_is_named(own_module: str, function: str, say
     own = load_own([name], "stages.rl.rewards.own")
     with pytest.raises(RunFailed, match=f"{function}.*{says}"):
         score([[answered("a"), answered("b")]], Rewards(own={name: 1.0}), own)
+
+
+def test_an_own_function_that_turns_its_list_around_turns_no_reward_around(own_module: str) -> None:
+    name = f"{own_module}:sorts"
+    own = load_own([name], "stages.rl.rewards.own")
+    group = [answered("b", Verdict.ERROR, 100), answered("a", RIGHT, 1)]
+    scores = score([group], Rewards(own={name: 1.0}), own, (100, 50))
+    assert scores.graded_PG.tolist() == [[False, True]]
+    assert scores.parts_PG["overlong"].tolist() == [[-1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("import sys\nsys.exit()", "SystemExit")],
+)
+def test_a_module_of_the_users_own_that_breaks_is_refused(
+    text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"broken_{says.lower()}.py").write_text(text)
+    with pytest.raises(UserError, match=rf"stages\.rl\.rewards\.own.*{says}"):
+        load_own([f"broken_{says.lower()}:f"], "stages.rl.rewards.own")
 
 
 @pytest.mark.parametrize("name", ["no_such_module_of_ours:f", "OWN:missing", "OWN:TEXT"])
@@ -189,6 +223,9 @@ FORMAT_HACKS = {
     "two thoughts": "<think>a</think>\\boxed{42}<think>b</think>",
     "empty thought": "<think></think>\\boxed{42}",
     "blank thought": "<think> \n </think>\\boxed{42}",
+    "invisible thought": "<think>\u200b\u2060\u00ad</think>\\boxed{42}",
+    "thought of a filler": "<think>\u3164\u2800</think>\\boxed{42}",
+    "invisible answer": "<think>a</think>\ufeff\u200b",
     "no answer behind it": "<think>\\boxed{42}</think>",
     "closed and never opened": "\\boxed{42}</think>",
 }
