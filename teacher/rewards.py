@@ -100,7 +100,7 @@ class Scores(NamedTuple):
     """``rewards_PG`` is the weighted sum; an ungraded sample holds its group's mean, so that its advantage is zero.
 
     ``parts_PG`` are the rewards that have a weight, unweighted, by name; accuracy and format always. NaN stands where
-    one has nothing to say: accuracy of an open problem, a judge that is not asked.
+    one has nothing to say: accuracy of an open problem or where the grader failed, a judge that is not asked.
     """
 
     rewards_PG: torch.Tensor
@@ -228,6 +228,9 @@ def load_own(names: Sequence[str], key: str) -> dict[str, Own]:
         except (ImportError, AttributeError) as error:
             remedy = "name MODULE:FUNCTION that Python finds from this folder"
             raise UserError(key, name, f"cannot be imported: {error}", remedy) from error
+        except (Exception, SystemExit) as error:  # it is the user's text: it may raise anything
+            reason = f"cannot be imported: {type(error).__name__}: {error}"
+            raise UserError(key, name, reason, "mend the module") from error
         if not callable(loaded):
             raise UserError(key, name, "is no function", "name a function of a list of answers")
         found[name] = loaded
@@ -237,7 +240,10 @@ def load_own(names: Sequence[str], key: str) -> dict[str, Own]:
 def _values(name: str, answers_G: list[Answered], weights: Rewards, own: dict[str, Own]) -> list[float]:
     match name:
         case "accuracy":
-            return [math.nan if answer.open else float(answer.right) for answer in answers_G]
+            return [
+                math.nan if answer.judgement.verdict in UNGRADED else float(answer.right)
+                for answer in answers_G
+            ]
         case "format":
             return [float(is_well_formed(answer.text, answer.tags)) for answer in answers_G]
         case "language":
@@ -254,8 +260,8 @@ def _checked(name: str, answers_G: list[Answered], function: Own) -> list[float]
     """What a user's own function gives, or why it cannot be used."""
     then = "Mend the function; the run goes on from its last checkpoint."
     try:
-        values = [float(value) for value in function(answers_G)]
-    except Exception as error:
+        values = [float(value) for value in function(list(answers_G))]  # a list of its own: it may sort it
+    except (Exception, SystemExit) as error:
         raise RunFailed(f"the reward {name} failed: {type(error).__name__}: {error}", then) from error
     if len(values) != len(answers_G) or not all(map(math.isfinite, values)):
         raise RunFailed(f"the reward {name} gave {values} for {len(answers_G)} answers", then)

@@ -143,9 +143,7 @@ class Rollout(NamedTuple):
 
         The entropy is the sampler's: the mean of -log p over the tokens it drew, an unbiased estimate.
         """
-        accuracy_B = self.scores.parts_PG[
-            "accuracy"
-        ].flatten()  # NaN of open problems: neither right nor wrong
+        accuracy_B = self.scores.parts_PG["accuracy"].flatten()  # NaN of what was not graded
         right_B, wrong_B = (accuracy_B > 0).tolist(), (accuracy_B == 0).tolist()
         lengths = [completion.tokens for completion in self.sampled]
         logprob_sum = sum(sum(completion.logprobs) for completion in self.sampled)

@@ -44,10 +44,10 @@ def target_share(thoughts: Sequence[str], target: str) -> float | None:
 def solve_rates(accuracy_PG: torch.Tensor) -> list[int]:
     """How many problems were solved in none of their samples, in a share of each quarter of (0, 1), and in all.
 
-    Rates of exactly 0 and 1 have their own counts, the first and the last, as such groups teach nothing. Open problems
-    (NaN) are not counted.
+    Rates of exactly 0 and 1 have their own counts, the first and the last, as such groups teach nothing. Samples
+    without a verdict (NaN) do not count, nor do problems that have no others.
     """
     counts = [0] * (QUARTERS + 2)
-    for rate in accuracy_PG[~accuracy_PG.isnan().any(1)].mean(1).tolist():
+    for rate in accuracy_PG[~accuracy_PG.isnan().all(1)].nanmean(1).tolist():
         counts[0 if rate == 0 else -1 if rate == 1 else 1 + int(rate * QUARTERS)] += 1
     return counts
