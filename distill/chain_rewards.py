@@ -69,7 +69,7 @@ def check_judges(recipe: Recipe, stage: GrpoStage, problems: Sequence[Problem]) 
         UserError: otherwise.
     """
     from distill.models import check_reads_thoughts, check_scorer
-    from teacher.human import human_scores
+    from teacher.human import check_scored, human_scores
     from teacher.judges import check_judged
 
     for judge in stage.rewards.models.values():
@@ -79,5 +79,6 @@ def check_judges(recipe: Recipe, stage: GrpoStage, problems: Sequence[Problem]) 
             source = recipe.source_model(judge.model)
             check_reads_thoughts(source, recipe.models[source])
     if human := stage.rewards.human:
-        human_scores(f"stages.{stage.name}.rewards.human", human)
+        at = f"stages.{stage.name}.rewards.human"
+        check_scored(at, human.path, human_scores(at, human), problems)
     check_judged(f"stages.{stage.name}", stage.rewards, problems)

@@ -33,7 +33,7 @@ from distill.records import FinishReason, Problem, Verdict
 from distill.runs import MetricsLog
 from distill.verify import Judgement
 from teacher import grpo
-from teacher.human import human_scores
+from teacher.human import check_scored, human_scores
 from teacher.judges import Judges, check_judged
 from teacher.rewards import Answered, Scores, score
 from teacher.rollout import Deck
@@ -191,6 +191,9 @@ def test_scores_of_people(tmp_path: Path) -> None:
         ({"problem_id": "o", "response": "a", "score": "good"}, "no finite number"),
         ({"problem_id": "o", "response": "a", "score": True}, "no finite number"),
         ({"problem_id": "o", "score": 1}, "sha256"),
+        ({"problem_id": "o", "sha256": "ab12", "score": 1}, "64"),
+        ({"problem_id": "o", "response": "a", "score": 10**400}, "no finite number"),
+        ({"problem_id": True, "response": "a", "score": 1}, "problem_id"),
     ],
 )
 def test_a_bad_row_of_scores_is_refused(tmp_path: Path, row: dict[str, Any], says: str) -> None:
@@ -198,6 +201,22 @@ def test_a_bad_row_of_scores_is_refused(tmp_path: Path, row: dict[str, Any], say
     file.write_text(json.dumps(row))
     with pytest.raises(UserError, match=says):
         human_scores("stages.rl.rewards.human", HumanScores(path=str(file)))
+
+
+def test_scores_of_unknown_problems_are_told_and_refused_where_all_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.jsonl"
+    rows = [{"problem_id": name, "response": "a", "score": 1} for name in (7, "gone", "gone", "lost")]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    scored = human_scores("at", HumanScores(path=str(file)))
+    seven = Problem(id="7", kind="open", problem="A story, please.")  # whose row may hold the number
+    check_scored("at", "scores.jsonl", scored, [seven, STORY])
+    assert "at: 2 of 3 scored texts are of no problem of the stage, `gone` first" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"at\.path.*none of its scores is of a problem of the stage"):
+        check_scored("at", "scores.jsonl", scored, [STORY])
+    check_scored("at", "scores.jsonl", {("7", "x"): 1.0}, [seven])
+    assert not capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------ what is refused
