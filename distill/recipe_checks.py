@@ -23,7 +23,7 @@ from distill.recipe_parts import (
     most_samples,
 )
 from distill.recipe_rewards import RewardStage
-from distill.recipe_rl import check_rewards, check_words
+from distill.recipe_rl import check_reached, check_rewards, check_words
 from distill.recipe_types import Section
 
 #: vLLM has no kernels for adapters of a higher rank.
@@ -176,6 +176,7 @@ def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
                 reason = f"is not whole rollouts of steps_per_rollout={stage.steps_per_rollout}"
                 raise UserError(f"{at}.steps", stage.steps, reason, "use a multiple")
             check_rewards(at, stage.rewards, stage.overlong, stage.max_tokens)
+            check_reached(at, stage)
             _check_method(at, stage)
             check_words(at, stage.kl, stage.reference, adapters=stage.method != "full")
             _check_policy_engine(at, stage)

@@ -64,7 +64,9 @@ def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = R
                 "collect": ("strategy", "strategy", STRATEGIES),
             }
             tag, what, kinds = unions.get(first["loc"][-1], ("kind", "kind of stage", STAGE_KINDS))
-            return unknown_name(f"{key}.{tag}", value[tag], what, str(value[tag]), list(kinds))
+            expected = str(first["ctx"]["expected_tags"])  # a policy's engines are not all engines
+            known = [name for name in kinds if f"'{name}'" in expected]
+            return unknown_name(f"{key}.{tag}", value[tag], what, str(value[tag]), known)
     # a union of plain types gives one error for each of them
     same = [problem for problem, place in zip(problems, places, strict=True) if place[0] == key]
     reasons = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in same)

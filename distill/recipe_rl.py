@@ -117,7 +117,8 @@ class Correction(Section):
 
 Preset = Literal["grpo-r1", "dapo", "dr-grpo", "gspo"]
 
-#: What each preset sets. Words that a paper does not tell are left to the defaults.
+#: What each preset sets. Words that a paper does not tell are left to the defaults; so are rates and batch sizes but
+#: for R1's, which is a recipe as a whole.
 PRESETS: dict[str, dict[str, Any]] = {
     # DeepSeek-R1 (arXiv 2501.12948v2, sections 2.1, 3.2.1 and B.4.1). The clip range is its first RL stage's: for Zero
     # none is stated. The printed ratio is the whole output's; `token` is DeepSeekMath's and ours.
@@ -138,10 +139,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reference": {"refresh_every": 400, "mix": 1.0},
     },
     # DAPO (Yu et al. 2025, arXiv 2503.14476, sections 3 and 4.1): 16,384 tokens expected, 4,096 more punished softly.
-    # How often its sampling goes on is not bounded there; the bound is ours.
+    # Its right answers earn 1 and its wrong ones -1 (eq. 7): 2 and 0 are the same to the advantage, also beside the
+    # punishment. How often its sampling goes on is not bounded there; the bound is ours.
     "dapo": {
         "max_tokens": 20480,
-        "rewards": {"accuracy": 1.0, "format": 0.0},
+        "rewards": {"accuracy": 2.0, "format": 0.0},
         "advantage": {"baseline": "group_mean", "scale": "group_std"},
         "ratio": "token",
         "aggregate": "token_mean",
@@ -172,7 +174,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def with_preset(stage: Any) -> Any:
     """A stage's own settings over those of its preset, section by section; unchanged where it names none."""
-    preset = PRESETS.get(stage.get("preset") or "") if isinstance(stage, dict) else None
+    named = stage.get("preset") if isinstance(stage, dict) else None
+    preset = PRESETS.get(named) if isinstance(named, str) else None
     if preset is None:
         return stage
     merged = dict(preset)
@@ -220,6 +223,9 @@ def check_rewards(at: str, rewards: Rewards, overlong: Overlong, limit: int | li
         raise UserError(
             f"{at}.rewards", None, "every weight is 0, nothing can be learnt", "weigh one above 0"
         )
+    if rewards.human and not rewards.human.weight:
+        remedy = "weigh it, or drop it: it would leave all that nobody scored ungraded"
+        raise UserError(f"{at}.rewards.human.weight", 0, "has no effect on the rewards", remedy)
     if not isinstance(limit, int):
         begins = [begin for begin, _ in limit]
         if not begins or begins[0] != 0 or begins != sorted(set(begins)):
@@ -229,6 +235,26 @@ def check_rewards(at: str, rewards: Rewards, overlong: Overlong, limit: int | li
     if overlong.soft is not None and overlong.soft > least:
         reason = f"is more than the {least} tokens of a completion"
         raise UserError(f"{at}.overlong.soft", overlong.soft, reason, "lower it, or raise max_tokens")
+
+
+def check_reached(at: str, stage: Any) -> None:
+    """That what is to change along the way does so before the last rollout of a `grpo` stage begins.
+
+    Raises:
+        UserError: a limit of tokens or a reward model would never be taken.
+    """
+    starts = range(0, stage.steps, stage.steps_per_rollout)
+    told = f"the last of its rollouts begins at update {starts[-1]}"
+    if not isinstance(stage.max_tokens, int):
+        ends = [begin for begin, _ in stage.max_tokens[1:]] + [stage.steps]
+        for (begin, tokens), end in zip(stage.max_tokens, ends, strict=True):
+            if not any(begin <= update < end for update in starts):
+                reason = f"[{begin}, {tokens}] never holds: no rollout begins while it does, {told}"
+                raise UserError(f"{at}.max_tokens", stage.max_tokens, reason, "drop it, or train longer")
+    for name, one in stage.rewards.models.items():
+        if one.from_step > starts[-1]:
+            key = f"{at}.rewards.models.{name}.from_step"
+            raise UserError(key, one.from_step, f"is never asked: {told}", "lower it, or train longer")
 
 
 def check_words(at: str, kl: Kl, reference: Reference, adapters: bool) -> None:

@@ -52,6 +52,8 @@ def test_presets_differ_where_their_papers_do() -> None:
     dapo, dr, gspo = (stage_of(preset=name) for name in ("dapo", "dr-grpo", "gspo"))
     assert (dapo.clip.low, dapo.clip.high, dapo.aggregate) == (0.2, 0.28, "token_mean")
     assert dapo.kl.coefficient == 0 and dapo.refill > 0 and dapo.overlong.soft == 4096
+    # A right answer is worth two whole punishments: DAPO's eq. 7 gives 1 to right and -1 to wrong ones.
+    assert dapo.rewards.accuracy == 2
     assert dr.advantage.scale == "none" and dr.aggregate == "constant" and dr.kl.coefficient == 0
     assert (gspo.ratio, gspo.clip.low, gspo.clip.high) == ("geometric", 3e-4, 4e-4)
 
@@ -103,12 +105,41 @@ def test_a_limit_that_grows() -> None:
         ({"kl": {"term": "reward", "unbiased": True}}, "kl.unbiased", "no gradient"),
         ({"correction": {"kind": "mask", "limit": 1}}, "correction.limit", "greater"),
         ({"clip": {"kind": "soft"}}, "clip.kind", "ppo"),
+        ({"preset": ["dapo"]}, "preset", "grpo-r1"),
+        ({"preset": {"dapo": 1}}, "preset", "grpo-r1"),
+        ({"max_tokens": [[0, 10], [32, 20]]}, "max_tokens", "never holds"),
+        ({"max_tokens": [[0, 10], [17, 20]], "steps_per_rollout": 16}, "max_tokens", "never holds"),
+        (
+            {"max_tokens": [[0, 10], [3, 20], [5, 40]], "steps_per_rollout": 16},
+            "max_tokens",
+            "[3, 20] never holds",
+        ),
+        ({"rewards": {"models": {"rm": {"model": "base", "from_step": 32}}}}, "rm.from_step", "never asked"),
+        (
+            {"rewards": {"models": {"rm": {"model": "base", "from_step": 17}}}, "steps_per_rollout": 16},
+            "rm.from_step",
+            "never asked",
+        ),
+        ({"rewards": {"human": {"path": "s.jsonl", "weight": 0}}}, "human.weight", "no effect"),
     ],
 )
 def test_what_cannot_be_meant(changes: dict[str, Any], key: str, says: str) -> None:
     with pytest.raises(UserError) as error:
         recipe_of(**changes)
     assert key in str(error.value) and says in str(error.value), str(error.value)
+
+
+def test_an_engine_that_cannot_hold_a_policy_is_not_proposed() -> None:
+    with pytest.raises(UserError) as error:
+        recipe_of(engine={"kind": "server"})
+    assert error.value.key.endswith("engine.kind") and error.value.remedy == "known: local, vllm"
+
+
+def test_what_is_reached_at_the_last_rollout_may_be_meant() -> None:
+    models = {"models": {"rm": {"model": "base", "from_step": 16}}}
+    stage = recipe_of(max_tokens=[[0, 10], [16, 20]], steps_per_rollout=16, rewards=models).stages[0]
+    assert stage.rewards.models["rm"].from_step == 16
+    assert tokens_at(stage.max_tokens, 16) == 20
 
 
 def test_an_own_reward_alone_is_something_to_learn() -> None:
