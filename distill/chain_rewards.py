@@ -68,16 +68,15 @@ def check_judges(recipe: Recipe, stage: GrpoStage, problems: Sequence[Problem]) 
     Raises:
         UserError: otherwise.
     """
-    from distill.models import check_reads_thoughts, check_scorer
+    from distill.models import check_reads, check_scorer
     from teacher.human import check_scored, human_scores
     from teacher.judges import check_judged
 
     for judge in stage.rewards.models.values():
         if judge.model in recipe.models:
             check_scorer(judge.model, recipe.models[judge.model])
-        if judge.on == "whole":
-            source = recipe.source_model(judge.model)
-            check_reads_thoughts(source, recipe.models[source])
+        source = recipe.source_model(judge.model)
+        check_reads(source, recipe.models[source], thoughts=judge.on == "whole")
     if human := stage.rewards.human:
         at = f"stages.{stage.name}.rewards.human"
         check_scored(at, human.path, human_scores(at, human), problems)

@@ -194,7 +194,12 @@ class Inputs:
                 longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [])
                 return stage.model_copy(update={"max_length": longest})
             case RewardStage():
-                self.judged(stage.name)
+                from distill.models import check_reads
+
+                source = self.recipe.source_model(stage.model)
+                close = self.recipe.models[source].think.close
+                thoughts = any(close in text for one in self.judged(stage.name) for text in one.answers)
+                check_reads(source, self.recipe.models[source], thoughts=thoughts)
                 chosen = stage.max_length != R1_LENGTH
                 longest = self._fit(f"{at}.max_length", stage.max_length, [stage.model], [], chosen)
                 return stage.model_copy(update={"max_length": longest})

@@ -4,9 +4,10 @@
     on: answer    the final answer, thought left out (helpfulness)       the same, section 2.2.2 and 3.1
     on: whole     prefill and completion as they stand (safety)
 
-What no reward model can read (no final answer, as where a thought never ends; longer than it reads; a text that spells
-one of its special tokens, with which an answer could end its turn and be praised in another) earns the lowest score of
-its group's other answers, 0 where there is none, and is counted as ``unread_NAME``.
+What no reward model can read (no final answer, as where a thought never ends; longer than it reads; a text of which its
+chat template drops a part; one that spells a token between turns, with which an answer could end its turn and be
+praised in another) earns the lowest score of its group's other answers, 0 where there is none, and is counted as
+``unread_NAME``.
 
 Deviations: R1 does not say what becomes of these, nor how scores are scaled. Ours are raw, so that a weight has the
 units of its model's scores; the advantage's division by the group's deviation evens that out only where nothing else is
@@ -132,7 +133,6 @@ def _readable(scorer: Scorer, one: RewardModel, answer: Answered) -> Row | None:
         return None
     try:
         row = scorer.reader.read(answer.problem.problem, text.strip() if one.on == "answer" else text)
-    except LostText as error:
-        remedy = "Give the reward model a chat_template that writes answers whole; the run goes on."
-        raise RunFailed(f"a reward model cannot be asked: {error}", remedy) from None
+    except LostText:
+        return None
     return row if len(row["input_ids"]) <= scorer.reader.longest else None

@@ -5,6 +5,7 @@ Legend: P problems, G samples per problem.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -442,6 +443,45 @@ def test_a_given_model_that_is_no_judge_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match="no sequence classifier"):
         run_recipe(parse_recipe(raw), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("{{ raise_exception('no answers here') }}", "cannot write an answer"),
+        ("<|assistant|>", "leaves a part of the answer out"),
+    ],
+)
+def test_a_template_that_writes_no_answers_is_refused_before_anything_is_written(
+    tiny_recipe_module: Any, tmp_path: Path, answer: str, says: str
+) -> None:
+    """It does for a teacher, whose answers no template writes; a reward model reads nothing else."""
+    raw = recipe_with_a_judge(tiny_recipe_module, tmp_path)
+    template = tmp_path / "asks.jinja"
+    asks = "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}{% else %}ANSWER{% endif %}"
+    template.write_text(asks.replace("ANSWER", answer) + "{% endfor %}<|assistant|>")
+    raw["models"]["blank"]["chat_template"] = str(template)
+    with pytest.raises(UserError, match=says) as refused:
+        run_recipe(parse_recipe(raw), tmp_path / "run")
+    assert refused.value.key == "models.blank.chat_template" and not (tmp_path / "run").exists()
+
+
+def test_one_answer_that_a_template_cuts_is_unread_and_ends_no_run(tiny_qwen2: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_qwen2.loaded.chat.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|user|>{{ m['content'].split('[end]')[0] }}{% endfor %}"
+    )
+    judges = Judges(weights(), {"helpful": Fixed(Reader(tokenizer, 100))})
+    judges._scorers["helpful"].score = lambda rows: [5.0] * len(rows)
+    judged = judges.judge([[answered("good"), answered("good[end] bad")]], 0)
+    assert judged.unread_P["helpful"].tolist() == [1]
+
+
+def test_thought_tags_that_are_special_tokens_forge_nothing(tiny_qwen2: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_qwen2.loaded.chat.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "<|user|>"]})
+    reader = Reader(tokenizer, 100)
+    assert not reader.forged("<think>a</think>b") and reader.forged("a<|user|>b")
 
 
 def test_a_judge_of_whole_texts_whose_template_drops_thoughts_is_refused_too(

@@ -7,7 +7,7 @@ from distill.lengths import context_of
 from distill.models.classifiers import (
     Reader,
     Scorer,
-    check_reads_thoughts,
+    check_reads,
     check_scorer,
     from_causal,
     load_scorer,
@@ -39,7 +39,7 @@ __all__ = [
     "base_of_adapter",
     "build_folder",
     "check_lora",
-    "check_reads_thoughts",
+    "check_reads",
     "check_scorer",
     "context_of",
     "count_parameters",

@@ -43,11 +43,13 @@ class Reader:
 
     def __init__(self, tokenizer: Any, longest: int) -> None:
         self.tokenizer, self.longest = tokenizer, longest
-        self._marks = set(tokenizer.all_special_tokens)
+        thoughts = {
+            tag for tags in KNOWN_TAGS for tag in (tags.open, tags.close)
+        }  # special to some tokenizers
+        self._marks = set(tokenizer.all_special_tokens) - thoughts
         if tokenizer.chat_template:
             text = self._written("?", "!")
             added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-            thoughts = {tag for tags in KNOWN_TAGS for tag in (tags.open, tags.close)}
             self._marks |= {token for token in added if token in text} - thoughts
 
     def read(self, prompt: str, answer: str) -> Row:
@@ -159,17 +161,24 @@ def check_scorer(name: str, source: ModelSource) -> None:
     _described(name, source)
 
 
-def check_reads_thoughts(name: str, source: ModelSource) -> None:
-    """Refuse, before anything is written, a tokenizer whose chat template drops thoughts.
+def check_reads(name: str, source: ModelSource, *, thoughts: bool) -> None:
+    """Refuse, before anything is written, a tokenizer whose chat template cannot write answers.
+
+    Args:
+        thoughts: they hold thoughts, which it must not drop.
 
     Raises:
-        UserError: it does, or there is no tokenizer.
+        UserError: it cannot, or there is no tokenizer.
     """
+    key, tokenizer = f"models.{name}.chat_template", load_tokenizer(name, source)
     try:
-        Reader(load_tokenizer(name, source), 0).read("?", f"{THOUGHT.open}a{THOUGHT.close}b")
+        Reader(tokenizer, 0).read("?", f"{THOUGHT.open}a{THOUGHT.close}b" if thoughts else "An answer.")
     except LostText as error:
-        reason = f"{error}, so that it cannot judge whole texts"
-        raise UserError(f"models.{name}.chat_template", None, reason, "give one that does not") from None
+        reason = f"{error}, so that it cannot judge {'whole texts' if thoughts else 'them'}"
+        raise UserError(key, None, reason, "give one that does not") from None
+    except Exception as error:  # a template may raise whatever an expression can
+        reason = f"it cannot write an answer ({first_line(error)})"
+        raise UserError(key, None, reason, "give one that takes the turn of an assistant") from None
 
 
 def load_scorer(name: str, source: ModelSource, device: Device) -> Scorer:
