@@ -20,7 +20,8 @@ Deviations: `language` is earned by closed thoughts alone (R1 scores thoughts), 
 problems, where Kimi's rule for wrong answers would punish all that is long.
 
 What these do not protect from: a policy that writes a thought in the target language which has nothing to do with its
-answer earns what an honest one does.
+answer earns what an honest one does, and so does one that hides other languages in code or formulas, where no words are
+counted. An answer is right by its value: where a problem is a sum, the sum itself, written as the answer, is accurate.
 
 Legend: P problems, G samples per problem.
 """

@@ -2,7 +2,8 @@
 
     in_length       1 where the story has as many words as its problem asks for; to either side it falls in a straight
                     line, to 0 at half the least and at twice the most
-    has_words       the share of the problem's required words that stand in it, each in a sentence of its own
+    has_words       the share of the problem's required words (or several in a row) that stand in it, each in a sentence
+                    of its own
     unrepetitive    the share of its runs of three words that have not stood in it before
     varied          the mean of two shares: sentences that do not begin as another does, and the spread of the
                     sentences' lengths (standard deviation over mean; 0.5 and more is 1)
@@ -73,19 +74,32 @@ def sentences(text: str) -> list[list[str]]:
 
 def _length(answer: Answered) -> float:
     count, tags = len(words_of(story(answer))), answer.problem.tags
-    least, most = int(tags.get("least", LEAST)), int(tags.get("most", MOST))
+    least, most = (_number(answer, name, usual) for name, usual in (("least", LEAST), ("most", MOST)))
     if count < least:
         return max(0.0, 2 * count / least - 1)
-    return 1.0 if count <= most else max(0.0, 2 - count / most)
+    if count <= most:
+        return 1.0
+    return max(0.0, 2 - count / most) if most > 0 else 0.0
+
+
+def _number(answer: Answered, name: str, usual: float) -> float:
+    """A number of words that a problem tells; tables write whole ones as 120.0 too."""
+    told = answer.problem.tags.get(name)
+    try:
+        return usual if told is None else float(told)
+    except ValueError:
+        raise ValueError(f"problem {answer.problem.id}: {name} is no number: {told}") from None
 
 
 def _required(answer: Answered) -> float:
-    said = [set(words) for words in sentences(story(answer))]
+    found = sentences(story(answer))
     wanted = [
-        word.strip().lower() for word in answer.problem.tags.get("words", "").split(",") if word.strip()
+        " ".join(words) for one in answer.problem.tags.get("words", "").split(",") if (words := words_of(one))
     ]
-    if not said:
+    if not found:
         return 0.0
+    told = [f" {' '.join(words)} " for words in found]
+    said = [{one for one in wanted if f" {one} " in text} for text in told]
     return _matched(wanted, said) / len(wanted) if wanted else 1.0
 
 

@@ -92,6 +92,20 @@ def test_without_required_words_nothing_is_missing() -> None:
     assert has_words([told(GOOD, words="")]) == [1.0]
 
 
+def test_required_words_may_be_several_or_hyphenated() -> None:
+    words = "New York, well-known, lighthouse keeper"
+    text = "He left New\nYork. A well-known face! Then the lighthouse stood dark. Keeper."
+    assert has_words([told("He left New York. A well-known face! A lighthouse keeper.", words=words)]) == [1.0]
+    assert has_words([told(text, words=words)]) == [pytest.approx(1 / 3)], "a phrase stands in one sentence"
+
+
+def test_lengths_may_be_written_as_tables_write_them() -> None:
+    assert in_length([told("word " * 15, least="30.0", most="60.0")]) == [0]
+    assert in_length([told("word " * 5, least="0", most="0")]) == [0]
+    with pytest.raises(ValueError, match="problem p: most is no number: some"):
+        in_length([told("word", most="some")])
+
+
 # ------------------------------------------------------------------------------------ the recipe
 
 
