@@ -140,14 +140,24 @@ def score(
         parts_PG |= judged.scores_PG
         told |= {name: _weight(name, weights) for name in judged.scores_PG}
     graded_PG = _graded(answers_PG, weights, judged)
-    rewards_PG = torch.zeros(graded_PG.shape, dtype=torch.float64)
-    for name, weight in told.items():
-        rewards_PG = rewards_PG + weight * parts_PG[name].nan_to_num(0.0)
     if soft:
         late_PG = [[soft_overlong(answer.tokens, *soft) for answer in answers_G] for answers_G in answers_PG]
         parts_PG["overlong"] = _grouped(late_PG)
-        rewards_PG = rewards_PG + parts_PG["overlong"]
+        told["overlong"] = 1.0
+    terms = [weight * parts_PG[name].nan_to_num(0.0) for name, weight in told.items()]
+    rewards_PG = _added(terms or [torch.zeros(graded_PG.shape, dtype=torch.float64)])
     return Scores(graded_mean(rewards_PG, graded_PG), parts_PG, graded_PG)
+
+
+def _added(terms: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of (P, G) terms without the digits that are rounding, relative to the group's largest terms.
+
+    Terms of both signs may nearly cancel: what is left of 0.1 + 0.2 - 0.3 is no reward, yet it differs from 0, and a
+    division by the group's deviation would make a whole preference of it.
+    """
+    size_P1 = torch.stack([term.abs() for term in terms]).sum(0).amax(1, keepdim=True)
+    grain_P1 = torch.exp2(torch.frexp(size_P1).exponent.double() - 44)  # of the 53 bits that a float64 has
+    return (torch.stack(terms).sum(0) / grain_P1).round() * grain_P1
 
 
 def _graded(answers_PG: Sequence[list[Answered]], weights: Rewards, judged: Judged | None) -> torch.Tensor:

@@ -19,6 +19,7 @@ from distill.errors import RunFailed, UserError
 from distill.recipe_rl import Rewards
 from distill.records import FinishReason, Problem, Verdict
 from distill.verify import Judgement, Response, check_many
+from teacher.advantages import zero_variance
 from teacher.rewards import Answered, load_own, score, shorter_is_better, soft_overlong
 from teacher.rollout import told_mean
 from teacher.watching import solve_rates
@@ -75,6 +76,15 @@ def test_accuracy_says_nothing_of_what_could_not_be_graded() -> None:
     assert accuracy_PG[0, 0] == 1 and accuracy_PG[0, 1].isnan() and accuracy_PG[0, 2] == 0
     assert accuracy_PG[1].isnan().all()
     assert told_mean(accuracy_PG) == 0.5 and solve_rates(accuracy_PG) == [0, 0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("own", [-0.3, -0.299])
+def test_rewards_that_differ_by_rounding_alone_are_equal(own: float) -> None:
+    """0.1 + 0.2 - 0.3 is no 0 in floats: divided by the group's deviation it would be a preference of 1 against -1."""
+    group = [answered("<think>a</think>b", RIGHT), answered("b", WRONG)]
+    named = {"x:y": lambda answers: [1.0, -0.001 / 0.299 if own != -0.3 else 0.0]}
+    scores = score([group], Rewards(accuracy=0.1, format=0.2, own={"x:y": own}), named)
+    assert zero_variance(scores.rewards_PG).all() and scores.rewards_PG[0, 0] == pytest.approx(0.3 + own)
 
 
 def test_a_part_without_weight_is_told_only_where_it_is_always_told() -> None:

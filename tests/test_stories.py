@@ -95,7 +95,9 @@ def test_without_required_words_nothing_is_missing() -> None:
 def test_required_words_may_be_several_or_hyphenated() -> None:
     words = "New York, well-known, lighthouse keeper"
     text = "He left New\nYork. A well-known face! Then the lighthouse stood dark. Keeper."
-    assert has_words([told("He left New York. A well-known face! A lighthouse keeper.", words=words)]) == [1.0]
+    assert has_words([told("He left New York. A well-known face! A lighthouse keeper.", words=words)]) == [
+        1.0
+    ]
     assert has_words([told(text, words=words)]) == [pytest.approx(1 / 3)], "a phrase stands in one sentence"
 
 
