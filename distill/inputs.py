@@ -23,7 +23,7 @@ from distill.recipe_parts import (
     VllmEngine,
 )
 from distill.recipe_rewards import R1_LENGTH, RewardStage
-from distill.recipe_rl import most_tokens
+from distill.recipe_rl import check_soft, most_tokens
 from distill.records import Problem, in_shard
 from distill.runs import CARD_FILES, fingerprint, hash_path
 
@@ -217,6 +217,7 @@ class Inputs:
                 )
                 most = _most(stage.engine)
                 longest = self._fit(f"{at}.max_tokens", asked, [stage.model], texts, chosen, most)
+                check_soft(at, stage.overlong, longest)  # once more: it may have been cut
                 return stage.model_copy(update={} if chosen else {"max_tokens": longest})
             case SampleStage():
                 texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))

@@ -231,6 +231,15 @@ def check_rewards(at: str, rewards: Rewards, overlong: Overlong, limit: int | li
         if not begins or begins[0] != 0 or begins != sorted(set(begins)):
             reason = "does not begin at update 0 and go up"
             raise UserError(f"{at}.max_tokens", limit, reason, "write [[0, 32768], [8200, 65536]]")
+    check_soft(at, overlong, limit)
+
+
+def check_soft(at: str, overlong: Overlong, limit: int | list[tuple[int, int]]) -> None:
+    """That completions may have more tokens than are punished softly.
+
+    Raises:
+        UserError: they may not.
+    """
     least = limit if isinstance(limit, int) else min(tokens for _, tokens in limit)
     if overlong.soft is not None and overlong.soft > least:
         reason = f"is more than the {least} tokens of a completion"

@@ -73,7 +73,7 @@ def sentences(text: str) -> list[list[str]]:
 
 
 def _length(answer: Answered) -> float:
-    count, tags = len(words_of(story(answer))), answer.problem.tags
+    count = len(words_of(story(answer)))
     least, most = (_number(answer, name, usual) for name, usual in (("least", LEAST), ("most", MOST)))
     if count < least:
         return max(0.0, 2 * count / least - 1)

@@ -144,6 +144,15 @@ def test_what_nobody_said_is_cut_once_and_told(unsaid: dict[str, Any], capsys: C
     assert [fitted[1].max_tokens, fitted[2].sampling.max_tokens] == [CONTEXT - longest] * 2
 
 
+def test_a_cut_that_leaves_less_than_the_soft_punishment_is_refused(unsaid: dict[str, Any]) -> None:
+    """Punished from the first token on and beyond, every answer would pay for the shortness of the limit."""
+    unsaid["stages"][1]["overlong"] = {"soft": 100}
+    assert Inputs(parse_recipe(unsaid)).fitted("zero").max_tokens > 100
+    unsaid["stages"][1]["overlong"] = {"soft": 190}
+    with pytest.raises(UserError, match=r"zero.overlong.soft = 190: is more than the 1\d\d tokens"):
+        Inputs(parse_recipe(unsaid)).fitted("zero")
+
+
 def test_a_suites_own_protocol_is_cut_to_the_shortest_model(unsaid: dict[str, Any], capsys: Capture) -> None:
     """One protocol for all models of an exam, else they could not be compared."""
     unsaid["models"]["student-blank"]["build"]["max_length"] = 100
