@@ -31,7 +31,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -271,7 +271,12 @@ def _checked(name: str, answers_G: list[Answered], function: Own) -> list[float]
     """What a user's own function gives, or why it cannot be used."""
     then = "Mend the function; the run goes on from its last checkpoint."
     try:
-        values = [float(value) for value in function(list(answers_G))]  # a list of its own: it may sort it
+        given = function(list(answers_G))  # a list of its own: it may sort it
+        if isinstance(
+            given, str | bytes | Mapping | Set
+        ):  # each would give numbers that are not the answers'
+            raise TypeError(f"it gave a {type(given).__name__}, and not a list of numbers")
+        values = [float(value) for value in given]
     except (Exception, SystemExit) as error:
         raise RunFailed(f"the reward {name} failed: {type(error).__name__}: {error}", then) from error
     if len(values) != len(answers_G) or not all(map(math.isfinite, values)):

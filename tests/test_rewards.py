@@ -157,6 +157,8 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def short(answers):\n    return [1.0]\n"
         "def broken(answers):\n    return [1 / 0 for a in answers]\n"
         "def nothing(answers):\n    return [float('nan') for a in answers]\n"
+        "def named(answers):\n    return {n: 1.0 for n in range(len(answers))}\n"
+        "def digits(answers):\n    return '12'\n"
         "TEXT = 'no function'\n"
         "def sorts(answers):\n    answers.sort(key=lambda a: a.text)\n    return [1.0] * len(answers)\n"
     )
@@ -175,6 +177,7 @@ def test_a_function_of_the_users_own(own_module: str) -> None:
 
 @pytest.mark.parametrize(("function", "says"), [
     ("short", "gave \\[1.0\\] for 2"), ("broken", "ZeroDivisionError"), ("nothing", "nan"),
+    ("named", "gave a dict"), ("digits", "gave a str"),
 ])  # fmt: skip
 def test_an_own_function_that_fails_is_named(own_module: str, function: str, says: str) -> None:
     name = f"{own_module}:{function}"
