@@ -1,6 +1,6 @@
 """What a recipe says of rewards that are learnt or given by people: preference pairs, reward models, human scores.
 
-What each computes stands in `teacher/reward_training.py` and `teacher/reward_models.py`.
+What each computes stands in `teacher/reward_training.py`, `teacher/judges.py` and `teacher/human.py`.
 """
 
 from __future__ import annotations

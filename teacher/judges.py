@@ -6,8 +6,8 @@
 
 What no reward model can read (no final answer, as where a thought never ends; longer than it reads; a text of which its
 chat template drops a part; one that spells a token between turns, with which an answer could end its turn and be
-praised in another) earns the lowest score of its group's other answers, 0 where there is none, and is counted as
-``unread_NAME``.
+praised in another) gets the score of its group that earns the least: the lowest, or the highest where the weight is
+negative; 0 where there is none. It is counted as ``unread_NAME``.
 
 Deviations: R1 does not say what becomes of these, nor how scores are scaled. Ours are raw, so that a weight has the
 units of its model's scores; the advantage's division by the group's deviation evens that out only where nothing else is
@@ -95,8 +95,9 @@ class Judges:
         unread_P = torch.zeros(len(answers_PG), dtype=torch.long)
         for number in asked:
             unread_P[number] = found[number].isnan().sum()
-            lowest = min((value for value in found[number].tolist() if not math.isnan(value)), default=0.0)
-            found[number] = found[number].nan_to_num(lowest)
+            told = [value for value in found[number].tolist() if not math.isnan(value)]
+            worst = (min if one.weight > 0 else max)(told, default=0.0)  # what earns the least
+            found[number] = found[number].nan_to_num(worst)
         return found, unread_P
 
 

@@ -153,6 +153,14 @@ def test_what_a_model_cannot_read_earns_the_groups_least(text: str, scorer: Any)
     assert judged.unread_P["helpful"].tolist() == [1, 3]
 
 
+def test_what_a_model_cannot_read_earns_no_more_where_its_score_is_a_punishment(scorer: Any) -> None:
+    """A classifier of what is bad has a negative weight: then the highest score is the least that can be earned."""
+    group = [answered("good"), answered("<think>never ends"), answered("ok")]
+    rewards = weights(weight=-1)
+    judged = Judges(rewards, {"helpful": scorer}).judge([group], 0)
+    assert judged.scores_PG["helpful"].tolist() == [[4, 4, 2]]
+
+
 def test_a_long_thought_moves_no_score_of_the_answer(scorer: Any) -> None:
     """`on: answer`; the length of the answer itself is for the reward model to see through: this one does not."""
     padded = answered("<think>" + "so " * 30 + "</think>yes")
