@@ -3,7 +3,8 @@
     accuracy    1 where the verifier says CORRECT               DeepSeek-R1-Zero (Nature version, eq. 4)
     format      1 where the thought is well formed              the same; the one rule of `distill.chat.is_well_formed`
     language    share of the thought's words in the target      DeepSeek-R1, eq. 7; counted by `distill.language`
-    repetition  1 - share of runs of ten words that stood before   as the harvest's filter measures it
+    repetition  1 - share of runs of ten words that stood before, or of text or thought that ends in a loop: whichever
+                is more                                         as the harvest's filter measures both
     length      0.5 - (n - shortest) / (longest - shortest) of a right answer of n tokens, at most 0 of a wrong one
                                                                 Kimi k1.5 (2025), section 2.3.3
     overlong    0 to -1 over the last `soft` tokens before the limit   DAPO (Yu et al. 2025), eq. 13
@@ -44,7 +45,7 @@ from distill.language import language_shares, share_of
 from distill.recipe_rl import Rewards
 from distill.records import FinishReason, Problem, Verdict
 from distill.verify import Judgement
-from teacher.measures import repetition
+from teacher.measures import loop, repetition
 from teacher.shingles import words
 
 #: The grader's own fault: says nothing about the completion.
@@ -260,7 +261,9 @@ def _values(name: str, answers_G: list[Answered], weights: Rewards, own: dict[st
         case "language":
             return [share_of_thought(answer.thought, weights.target) for answer in answers_G]
         case "repetition":
-            return [1.0 - repetition(words(answer.text)) for answer in answers_G]
+            return [
+                1.0 - max(repetition(words(one.text)), loop(one.text), loop(one.thought)) for one in answers_G
+            ]
         case "length":
             return [0.0] * len(answers_G) if answers_G[0].open else shorter_is_better(answers_G)
         case _:

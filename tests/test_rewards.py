@@ -123,6 +123,12 @@ def test_repetition_takes_from_circles() -> None:
     assert first > 0.9 and second < 0.1
 
 
+@pytest.mark.parametrize("text", ["=" * 600, "a" * 600, f"<think>{'-+' * 400}</think>42, as was said."])
+def test_repetition_takes_from_signs_and_letters_in_circles_too(text: str) -> None:
+    """They are no words, or one: runs of words alone would have them earn it all."""
+    assert earned([answered(text)] * 2, accuracy=0, format=0, repetition=1)[0] < 0.1
+
+
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), min_size=2, max_size=8))
 def test_length_is_kimis(rows: list[tuple[int, bool]]) -> None:
     answers = [answered("", RIGHT if right else WRONG, tokens) for tokens, right in rows]
