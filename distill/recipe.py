@@ -95,7 +95,8 @@ class GrpoStage(Section):
     ``samples_per_problem`` completions each and is then used for ``steps_per_rollout`` updates. With ``refill``, groups
     whose rewards are all equal are discarded and other problems drawn for them, at most so many times a rollout.
     ``preset`` sets the words of a paper; what the stage says itself goes before it. ``max_tokens`` may be
-    ``[[0, 32768], [8200, 65536]]``: from which update on how many.
+    ``[[0, 32768], [8200, 65536]]``: from which update on how many. ``asynchronous``: a copy of the policy samples the
+    next rollout while this one is learnt from, so samples are one rollout old; it needs a ``correction``.
     """
 
     name: Name
@@ -128,6 +129,7 @@ class GrpoStage(Section):
     reference: Reference = Reference()
     correction: Correction = Correction()
     engine: PolicyEngine = LocalEngine()
+    asynchronous: bool = False
     micro_batch_tokens: Count = 32768
     checkpoint_every: Count = 50
 

@@ -214,8 +214,17 @@ def _check_method(at: str, stage: SftStage | GrpoStage) -> None:
 
 
 def _check_policy_engine(at: str, stage: GrpoStage) -> None:
+    if stage.asynchronous and stage.correction.kind == "none":
+        reason = "samples by weights that are one rollout old, and nothing corrects for them"
+        raise UserError(
+            f"{at}.asynchronous", True, reason, "write `correction: {kind: truncate}`, or drop it"
+        )
     if not isinstance(stage.engine, VllmEngine):
         return
+    if stage.asynchronous:
+        reason = "shares the trainer's process and device, so the two have to take turns"
+        remedy = "use `engine: {kind: local}`, or drop `asynchronous`"
+        raise UserError(f"{at}.engine.kind", "vllm", reason, remedy)
     for name in ("tensor_parallel", "data_parallel"):
         if (value := getattr(stage.engine, name)) != 1:
             reason = "the sampler of a policy in training shares the trainer's one device"

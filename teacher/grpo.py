@@ -17,7 +17,7 @@ import torch
 
 from distill.device import Device
 from distill.generate.engine import Instruction
-from distill.generate.policy import at_version, policy_engine
+from distill.generate.policy import policy_engine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
 from distill.records import Problem
@@ -33,6 +33,7 @@ from teacher.losses import PolicyTerms, Tokens, divergence, grpo_loss, token_wei
 from teacher.reference import Reference
 from teacher.rewards import graded_mean, load_own
 from teacher.rollout import Deck, Rollout, Sampler
+from teacher.turns import rollouts_of
 
 #: What a stage counts over all its updates; ``masked`` completions were cut by the limit and left out of the loss.
 COUNTED = (
@@ -71,22 +72,28 @@ def train(
     """
     learner = Learner(stage, loaded, device)
     own = load_own(list(stage.rewards.own), f"stages.{stage.name}.rewards.own")
-    deck = Deck(problems, seed)
     log = MetricsLog(folder / "metrics.jsonl")
     counts = dict.fromkeys(COUNTED, 0)
-    if found := load_checkpoint(folder / "checkpoints", fingerprint):
+    found = load_checkpoint(folder / "checkpoints", fingerprint)
+    if found:
         learner.restore(found[1]["learner"])
-        counts, deck.position = found[1]["counts"], found[1]["position"]
+        counts = found[1]["counts"]
     log.rewind(learner.updates)
     with (
         policy_engine(stage, loaded, device) as engine,
+        rollouts_of(
+            stage,
+            Sampler(stage, engine, loaded.chat, instruction, own, seed, judges),
+            Deck(problems, seed),
+            engine,
+        ) as rollouts,
         Progress(f"{stage.name}: GRPO on {stage.model}", stage.steps, "step") as progress,
     ):
-        sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges)
+        if found:
+            rollouts.restore(found[1])
         progress.skip(learner.updates)
         while learner.updates < stage.steps:
-            with at_version(engine, learner.updates) as synced:
-                rollout = sampler.roll_out(deck, learner.updates // stage.steps_per_rollout)
+            rollout, synced = rollouts.take(learner.updates)
             counts["generated_tokens"] += rollout.generated_tokens
             counts["ungraded"] += rollout.scores.ungraded
             counts["discarded_groups"] += rollout.discarded
@@ -101,7 +108,7 @@ def train(
                 progress.advance(1, **{name: value for name, value in shown.items() if value is not None})
             last = learner.updates - stage.steps_per_rollout
             if last // stage.checkpoint_every != learner.updates // stage.checkpoint_every:
-                state = {"learner": learner.state(), "counts": counts, "position": deck.position}
+                state = {"learner": learner.state(), "counts": counts, **rollouts.state()}
                 save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state)
                 saved()
     return {"steps": stage.steps, **counts}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from distill.device import Device
+from distill.generate.frozen import FrozenCopy
 from distill.generate.local import LocalEngine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
@@ -27,6 +28,9 @@ def policy_engine(
     """
     settings = stage.engine
     if not isinstance(settings, VllmEngine):
+        if stage.asynchronous:
+            yield FrozenCopy(loaded, device, settings.max_rows)
+            return
         yield LocalEngine(loaded, device, settings.max_rows)
         return
     from distill.generate.synced import SyncedEngine

@@ -113,6 +113,14 @@ def _same(there: torch.Tensor, value: torch.Tensor) -> bool:
     return there.shape == value.shape and torch.equal(there, value.to(there.device, there.dtype))
 
 
+def checksum_of(weights: Iterable[torch.Tensor]) -> int:
+    """The checksum of these weights, one after the other."""
+    checksum = 0
+    for one in weights:
+        checksum = _add(checksum, one)
+    return checksum
+
+
 def _add(checksum: int, tensor: torch.Tensor) -> int:
     """CRC-32 over the tensors' hashes (torch's: the exclusive or of their bits)."""
     if not tensor.numel():

@@ -25,7 +25,8 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
     """Parts of an update and of a rollout, and the sum of what is there at once: the two take turns.
 
     The reference is sharded as the policy is; adapters need none. For a rollout on several GPUs each holds the
-    policy whole in bf16. vLLM has weights of its own; on a CPU, where it does not sleep, it gives no room back.
+    policy whole in bf16. vLLM has weights of its own; on a CPU, where it does not sleep, it gives no room back. What
+    samples asynchronously does so during updates, by a copy of what is trained.
     """
     parts = training_parts(training)
     if stage.kl.coefficient and stage.method == "full":
@@ -36,6 +37,10 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
     alone = training.gpus == 1 and local
     parts["rollout"] = generating["cache"] + generating["drawing"]
     parts["rollout"] += parts["copies"] if alone else generating["weights"]
+    if stage.asynchronous:
+        whole = 2 if training.weights == "bfloat16" and training.device == "cuda" else 4
+        parts["rollout"] += (whole if training.method == "full" else 4) * training.trainable
+        return parts, sum(parts.values())
     update = sum(parts[part] for part in ("gradients", "copies", "activations", "head"))
     if not local and training.device == "cpu":
         return parts, sum(parts.values())

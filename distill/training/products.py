@@ -78,6 +78,13 @@ def quicken(model: torch.nn.Module) -> None:
             module.__class__ = TiledLinear  # no wrapper: copies, adapters and checkpoints see the same layer
 
 
+def stay_ordinary(model: torch.nn.Module) -> None:
+    """Take `quicken` back: its switch is the whole process's, and would change what another thread multiplies."""
+    for module in model.modules():
+        if type(module) is TiledLinear:
+            module.__class__ = torch.nn.Linear
+
+
 class TiledLinear(torch.nn.Linear):
     """A linear layer whose products in float32 are cut into tiles while gradients are asked for."""
 
