@@ -9,7 +9,7 @@ from distill.crew import launched
 from distill.errors import UserError
 from distill.inputs import Inputs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage, Trains
-from distill.recipe_parts import ServerEngine, VllmEngine
+from distill.recipe_parts import PolicyVllm, ServerEngine, VllmEngine
 
 
 def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
@@ -47,7 +47,8 @@ def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
         if isinstance(stage.engine, VllmEngine):
             from distill.generate import vllm_engine
 
-            vllm_engine.check_vllm(key, stage.engine)
+            others = int(isinstance(stage.engine, PolicyVllm) and stage.engine.apart)
+            vllm_engine.check_vllm(key, stage.engine, others)
         elif isinstance(stage.engine, ServerEngine):
             from distill.generate import server
 

@@ -16,10 +16,10 @@ from distill.recipe_parts import (
     AdaptiveCollect,
     FixedCollect,
     ModelSource,
+    PolicyVllm,
     ProblemSource,
     SuiteSource,
     TraceSource,
-    VllmEngine,
     most_samples,
 )
 from distill.recipe_rewards import RewardStage
@@ -219,16 +219,22 @@ def _check_policy_engine(at: str, stage: GrpoStage) -> None:
         raise UserError(
             f"{at}.asynchronous", True, reason, "write `correction: {kind: truncate}`, or drop it"
         )
-    if not isinstance(stage.engine, VllmEngine):
+    if not isinstance(stage.engine, PolicyVllm):
         return
-    if stage.asynchronous:
+    if stage.asynchronous and not stage.engine.apart:
         reason = "shares the trainer's process and device, so the two have to take turns"
-        remedy = "use `engine: {kind: local}`, or drop `asynchronous`"
-        raise UserError(f"{at}.engine.kind", "vllm", reason, remedy)
-    for name in ("tensor_parallel", "data_parallel"):
-        if (value := getattr(stage.engine, name)) != 1:
-            reason = "the sampler of a policy in training shares the trainer's one device"
-            raise UserError(f"{at}.engine.{name}", value, reason, "drop it")
+        remedy = "write `engine: {kind: vllm, apart: true}`, or drop `asynchronous`"
+        raise UserError(f"{at}.engine.apart", False, reason, remedy)
+    if (value := stage.engine.tensor_parallel) != 1:
+        reason = (
+            "the sampler of a policy in training holds it whole on one GPU, where every weight is looked for"
+        )
+        raise UserError(f"{at}.engine.tensor_parallel", value, reason, "drop it")
+    if (value := stage.engine.data_parallel) != 1 and not stage.engine.apart:
+        reason = "the sampler of a policy in training shares the trainer's one device"
+        raise UserError(
+            f"{at}.engine.data_parallel", value, reason, "drop it, or write `apart: true` beside it"
+        )
     if stage.lora and stage.lora.rank > VLLM_MOST_RANK:
         reason = f"is more than the {VLLM_MOST_RANK} that vLLM takes"
         raise UserError(

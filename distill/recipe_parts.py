@@ -239,6 +239,15 @@ class VllmEngine(Section):
     max_length: Count | None = None
 
 
+class PolicyVllm(VllmEngine):
+    """vLLM as the sampler of a policy in training: in the trainer's process and on its device, in turns with it.
+
+    ``apart``: in ``data_parallel`` processes of its own instead, each on one of the GPUs after the trainer's.
+    """
+
+    apart: bool = False
+
+
 class ServerEngine(Section):
     """OpenAI-compatible endpoints that serve the model; requests are spread over all ``urls``.
 
@@ -279,7 +288,7 @@ Engine = Annotated[
 
 #: What samples from a policy in training: itself, or vLLM beside it.
 PolicyEngine = Annotated[
-    Annotated[LocalEngine, Tag("local")] | Annotated[VllmEngine, Tag("vllm")], Discriminator(_engine_kind)
+    Annotated[LocalEngine, Tag("local")] | Annotated[PolicyVllm, Tag("vllm")], Discriminator(_engine_kind)
 ]
 
 

@@ -30,7 +30,7 @@ class Beside(Protocol):
         """Take the policy's weights and prove it; tells what was measured."""
         ...
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End what is being generated; it fails there."""
         ...
 
@@ -134,7 +134,7 @@ class Ahead:
 
     def close(self) -> None:
         """Leave what is under way; returns once it has ended."""
-        self._engine.close()
+        self._engine.stop()
         self._thread.shutdown(cancel_futures=True)
 
 

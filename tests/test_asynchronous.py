@@ -23,7 +23,7 @@ from distill.recipe import GrpoStage
 from distill.recipe_parts import ModelSource
 from distill.records import Problem
 from distill.runs import MetricsLog
-from distill.training.products import TiledLinear, exact
+from distill.training import logprobs, products
 from teacher import grpo, turns
 from teacher.rewards import Scores
 
@@ -191,18 +191,23 @@ def test_a_resumed_run_is_the_undisturbed_one(
     assert_same(trained(tmp_path / "resumed", **changes), whole)
 
 
-def test_the_trainer_turns_no_switch_while_another_thread_multiplies(tiny_qwen2: Any) -> None:
-    """Which library multiplies is one switch for all threads, and turning it would tip the sampler's last digits."""
-    if not exact():
-        pytest.skip("this processor's products are all by one library")
-    from distill.training.products import quicken
+def test_the_trainer_turns_no_switch_while_another_thread_multiplies(trained: Any) -> None:
+    """Which library multiplies is one switch for all threads, and turning it would tip the sampler's last digits.
 
-    loaded = loaded_from(tiny_qwen2.folder)
-    quicken(loaded.model)
-    assert any(type(one) is TiledLinear for one in loaded.model.modules())
-    copied = FrozenCopy(loaded, CPU, 4)
-    for model in (loaded.model, copied.loaded.model):
-        assert not any(type(one) is TiledLinear for one in model.modules())
+    Rows are longer than a tile, and the vocabulary is taken in chunks: both turn it where nobody samples meanwhile.
+    """
+    if not products.exact():
+        pytest.skip("this processor's products are all by one library")
+    settings, turned = torch.backends.mkldnn.matmul, set[str]()
+    linear, mm = logprobs.linear, torch.mm
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logprobs, "CHUNK_BYTES", {"cpu": 4096})
+        patch.setattr(logprobs, "linear", lambda *of: turned.add(settings.fp32_precision) or linear(*of))
+        patch.setattr(torch, "mm", lambda *of, **out: turned.add(settings.fp32_precision) or mm(*of, **out))
+        trained(steps=2)
+        assert len(turned) == 1
+        trained(steps=2, asynchronous=False)
+        assert len(turned) == 2
 
 
 # ------------------------------------------------------------------------------------ never stale
@@ -276,5 +281,7 @@ def test_it_asks_for_a_correction_and_for_a_sampler_of_its_own(tiny_recipe_modul
         recipe(ahead)
     corrected = "stages.zero.correction={kind: mask}"
     assert recipe(ahead, corrected).stage("zero").asynchronous
-    with pytest.raises(UserError, match=r"stages.zero.engine.kind = 'vllm': .*take turns"):
+    with pytest.raises(UserError, match=r"stages.zero.engine.apart = False: .*take turns"):
         recipe(ahead, corrected, "stages.zero.engine={kind: vllm}")
+    apart = "stages.zero.engine={kind: vllm, apart: true, data_parallel: 2}"
+    assert recipe(ahead, corrected, apart).stage("zero").engine.apart

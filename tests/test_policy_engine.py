@@ -11,14 +11,14 @@ import torch
 
 from distill.device import Device
 from distill.errors import UserError
-from distill.generate import synced
+from distill.generate import synced, vllm_engine
 from distill.generate.local import LocalEngine
 from distill.generate.policy import at_version, policy_engine
 from distill.generate.vllm_weights import compare, compare_adapters
 from distill.models import load
 from distill.plan import make_plan
 from distill.plan.sizes import Assumptions
-from distill.recipe_parts import ModelSource, VllmEngine
+from distill.recipe_parts import ModelSource, PolicyVllm, VllmEngine
 
 CPU = Device("cpu", "cpu", False)
 
@@ -28,12 +28,13 @@ CPU = Device("cpu", "cpu", False)
 
 def test_a_policy_is_sampled_by_itself_or_by_vllm(tiny_recipe_module: Any) -> None:
     recipe = tiny_recipe_module.tiny_recipe
-    assert recipe("stages.zero.engine={kind: vllm, max_length: 90}").stage("zero").engine == VllmEngine(
+    assert recipe("stages.zero.engine={kind: vllm, max_length: 90}").stage("zero").engine == PolicyVllm(
         kind="vllm", max_length=90
     )
     refused = {
         "engine={kind: server, urls: http://here}": r"stages.zero.engine.kind.*server",
-        "engine={kind: vllm, tensor_parallel: 2}": r"stages.zero.engine.tensor_parallel = 2: .*one device",
+        "engine={kind: vllm, tensor_parallel: 2}": r"stages.zero.engine.tensor_parallel = 2: .*whole on one GPU",
+        "engine={kind: vllm, apart: true, tensor_parallel: 2}": r"tensor_parallel = 2: .*whole on one GPU",
         "engine={kind: vllm, data_parallel: 3}": r"stages.zero.engine.data_parallel = 3: .*one device",
         "engine={kind: vllm, max_rows: 3}": r"max_rows",
         "top_p=0.9": "top_p",
@@ -60,6 +61,27 @@ def test_without_vllm_it_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sampler_apart_needs_gpus_that_the_trainer_leaves(
+    tiny_recipe_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.order import check_machine
+
+    def check(engine: str) -> None:
+        recipe = tiny_recipe_module.tiny_recipe(f"stages.zero.engine={engine}")
+        check_machine(recipe, [recipe.stage("zero")])
+
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm_engine, "gpus_here", lambda: ["0", "1"])
+    check("{kind: vllm}")
+    check("{kind: vllm, apart: true}")
+    with pytest.raises(
+        UserError, match=r"stages.zero.engine = '3 GPUs': .*1 for the trainer, and 2 are here"
+    ):
+        check("{kind: vllm, apart: true, data_parallel: 2}")
+    with pytest.raises(UserError, match=r"stages.harvest.engine.apart"):
+        tiny_recipe_module.tiny_recipe("stages.harvest.engine={kind: vllm, apart: true}")
+
+
 def test_the_plan_holds_a_second_model_and_the_rows_there_is_room_for(tiny_recipe_module: Any) -> None:
     def stage(*changes: str) -> Any:
         recipe = tiny_recipe_module.tiny_recipe("hardware={gpu: h100-80gb}", *changes)
@@ -67,6 +89,10 @@ def test_the_plan_holds_a_second_model_and_the_rows_there_is_room_for(tiny_recip
 
     local, vllm = stage(), stage("stages.zero.engine={kind: vllm}")
     assert vllm["memory"]["rollout"] > local["memory"]["rollout"], "vLLM has weights of its own"
+    ahead = stage("stages.zero.asynchronous=true", "stages.zero.correction={kind: mask}")
+    assert ahead["needs"] > local["needs"] and any("overlap" in note for note in ahead["notes"])
+    apart = stage("stages.zero.engine={kind: vllm, apart: true}")
+    assert "rollout" not in apart["memory"] and any("1 more GPUs" in note for note in apart["notes"])
     assert "engine.max_rows" in local["largest"] and "engine.max_rows" not in vllm["largest"]
 
 

@@ -18,7 +18,7 @@ from distill.chat import ChatFormat
 from distill.cli import main
 from distill.device import Device
 from distill.errors import RunFailed, UserError
-from distill.generate import synced
+from distill.generate import probe, synced
 from distill.generate.engine import build_requests, in_order
 from distill.generate.synced import SyncedEngine
 from distill.models import LoadedModel, build_folder, load, with_lora
@@ -267,7 +267,7 @@ def test_keys_and_values_of_older_weights_are_seen(
     synced_engine: SyncedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What no look at the weights can show."""
-    assert len(synced_engine._probe_prompt().ids) > 128, "vLLM keeps whole blocks"
+    assert len(probe.probe_prompt(synced_engine.loaded.chat, 300).ids) > 128, "vLLM keeps whole blocks"
     assert synced_engine.sync(50)["probe_difference"] < AGREE
     shaken(synced_engine.loaded, 3)
     monkeypatch.setattr(synced_engine._llm, "reset_prefix_cache", lambda: True)
@@ -344,7 +344,7 @@ def test_other_models(tmp_path: Path, shape: str) -> None:
         again = engine.sync(1)
         assert engine.length == 200 and told["weights_checksum"] == again["weights_checksum"]
         print(shape, told)
-        assert told["probe_difference"] < (synced.PROBE_BF16 / 2 if device.bf16 else AGREE)
+        assert told["probe_difference"] < (probe.PROBE_BF16 / 2 if device.bf16 else AGREE)
     finally:
         engine.close()
 
@@ -357,7 +357,7 @@ def test_four_bit_weights_are_sent_unpacked(folder: Path) -> None:
     try:
         told = engine.sync(0)
         print("four bits", told)
-        assert told["probe_difference"] < synced.PROBE_FLOAT32
+        assert told["probe_difference"] < probe.PROBE_FLOAT32
         shaken(tuned, 3)
         assert engine.sync(1)["weights_checksum"] != told["weights_checksum"]
     finally:

@@ -19,7 +19,6 @@ from distill.errors import RunFailed
 from distill.generate.local import LocalEngine
 from distill.generate.vllm_weights import checksum_of
 from distill.models import LoadedModel
-from distill.training.products import stay_ordinary
 
 
 class FrozenCopy(LocalEngine):
@@ -33,7 +32,6 @@ class FrozenCopy(LocalEngine):
 
     def __init__(self, loaded: LoadedModel, device: Device, max_rows: int) -> None:
         self._policy = loaded.model
-        stay_ordinary(self._policy)  # before it is copied
         super().__init__(LoadedModel(loaded.name, _copied(self._policy), loaded.chat), device, max_rows)
         self._stopped = threading.Event()
 
@@ -63,7 +61,7 @@ class FrozenCopy(LocalEngine):
             if one.requires_grad:
                 held.copy_(one)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End what is being generated, wherever it is; it fails there."""
         self._stopped.set()
 

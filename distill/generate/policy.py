@@ -1,9 +1,11 @@
-"""What samples from a policy in training: the model itself, or vLLM beside it with the same weights."""
+"""What samples from a policy in training: the model itself or a copy, or vLLM beside it with the same weights."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.device import Device
@@ -11,27 +13,34 @@ from distill.generate.frozen import FrozenCopy
 from distill.generate.local import LocalEngine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
-from distill.recipe_parts import VllmEngine
+from distill.recipe_parts import PolicyVllm
+from distill.training.products import by_one_library
 
 if TYPE_CHECKING:
+    from distill.generate.apart import ApartEngine
     from distill.generate.synced import SyncedEngine
 
 
 @contextmanager
 def policy_engine(
     stage: GrpoStage, loaded: LoadedModel, device: Device
-) -> Iterator[LocalEngine | SyncedEngine]:
+) -> Iterator[LocalEngine | SyncedEngine | ApartEngine]:
     """The engine of a stage that trains ``loaded``; gone when the block ends.
 
     Raises:
         UserError: vLLM is not installed.
     """
     settings = stage.engine
-    if not isinstance(settings, VllmEngine):
+    if not isinstance(settings, PolicyVllm):
         if stage.asynchronous:
-            yield FrozenCopy(loaded, device, settings.max_rows)
+            with by_one_library():
+                yield FrozenCopy(loaded, device, settings.max_rows)
             return
         yield LocalEngine(loaded, device, settings.max_rows)
+        return
+    if settings.apart:
+        with _apart(loaded, device, settings, stage.temperature) as apart:
+            yield apart
         return
     from distill.generate.synced import SyncedEngine
 
@@ -45,7 +54,21 @@ def policy_engine(
 
 
 @contextmanager
-def at_version(engine: LocalEngine | SyncedEngine, version: int) -> Iterator[dict[str, Any]]:
+def _apart(
+    loaded: LoadedModel, device: Device, settings: PolicyVllm, temperature: float
+) -> Iterator[ApartEngine]:
+    from distill.generate.apart import ApartEngine
+
+    with tempfile.TemporaryDirectory(prefix="distill-policy-") as folder:
+        engine = ApartEngine(loaded, device, settings, temperature, Path(folder))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+@contextmanager
+def at_version(engine: LocalEngine | SyncedEngine | ApartEngine, version: int) -> Iterator[dict[str, Any]]:
     """Within the block the engine samples from the policy as it is after ``version`` updates; gives what that showed.
 
     Raises:

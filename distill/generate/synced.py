@@ -5,8 +5,7 @@ random weights, from the model's config alone, and gets all that it knows from t
 updates the whole model, or of one trained through adapters the base once and then the adapters alone. Each time
 
     read back   every weight is looked for in vLLM's own memory: it has to be there bit for bit, in its precision
-    probe       D = mean |log p_sampler - log p_trainer|  over the tokens of completions of a fixed prompt, drawn by the
-                sampler, at most `PROBE_FLOAT32` or `PROBE_BF16`
+    probe       log-probabilities of completions that it draws are the trainer's (`probe`)
 
 The first tells an update of any size, which a probe in bf16 cannot: one of R1's updates moves log-probabilities by
 less than bf16 rounds them. The second tells what weights do not: positions, temperature, kernels, keys and values of
@@ -22,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -30,11 +28,12 @@ from typing import Any
 
 import torch
 
-from distill.chat import Example, Prompt
 from distill.device import Device
 from distill.errors import RunFailed, UserError
-from distill.generate.engine import Request, Runaway, in_order
-from distill.generate.vllm_engine import check_vllm, completion_of, drawing, llm_settings
+from distill.generate.engine import Request, Runaway
+from distill.generate.probe import probe
+from distill.generate.vllm_engine import check_vllm, completion_of, drawing
+from distill.generate.vllm_policy import policy_settings
 from distill.generate.vllm_weights import (
     Found,
     adapter_weights,
@@ -47,19 +46,7 @@ from distill.models import LoadedModel, context_of
 from distill.recipe_parts import Sampling
 from distill.recipe_parts import VllmEngine as Settings
 from distill.records import Completion
-from distill.training.logprobs import token_logprobs
-from distill.training.packing import pack_row
 
-#: The probe's prompt in so many terms, the first that fits: the prefix cache keeps whole blocks (of 128 tokens on
-#: a CPU), and would give none of a shorter prompt.
-PROBE, PROBE_TERMS = "17+25-8", (24, 1)
-PROBE_ROWS, PROBE_TOKENS = 8, 32
-#: Bounds of D. In float32 it is rounding alone: 6e-7 to 7e-7 in the tests, some hundred times that with other kernels
-#: or deeper models. In bf16 each product rounds by 2^-9: 0.05 in the tests, where the trainer alone rounds so, with
-#: random weights whose logits are far larger than a trained model's. What it has to find is off by 0.1 to more than 1.
-PROBE_FLOAT32, PROBE_BF16 = 1e-3, 0.1
-#: Ranks that vLLM has kernels for; others take the next one's room.
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 _ADAPTER = 1
 
 
@@ -165,36 +152,8 @@ class SyncedEngine:
             )
         return found.checksum
 
-    def _probe_prompt(self) -> Prompt:
-        prompts = [self.loaded.chat.prompt("+".join([PROBE] * terms)) for terms in PROBE_TERMS]
-        fit = [prompt for prompt in prompts if len(prompt.ids) + PROBE_TOKENS <= self.length]
-        return (fit or prompts[-1:])[0]
-
-    @torch.no_grad()
     def _probe(self) -> float:
-        """D of the head.
-
-        Raises:
-            RunFailed: it is above the tolerance.
-        """
-        prompt = self._probe_prompt()
-        requests = [Request("probe", n, prompt.ids, prompt.prefill, seed=n) for n in range(PROBE_ROWS)]
-        tokens = max(1, min(PROBE_TOKENS, self.length - len(prompt.ids)))
-        sampling = Sampling(temperature=self.temperature, top_p=1, max_tokens=tokens)
-        drawn = in_order(requests, self.generate(requests, sampling))
-        examples = [Example(prompt.ids + one.token_ids, len(prompt.ids)) for one in drawn]
-        row = pack_row(examples, list(range(PROBE_ROWS)), self.device.kind)
-        with torch.autocast(self.device.kind, self.device.compute_dtype, enabled=self.device.bf16):
-            ours_N = token_logprobs(self.loaded.model, row, self.temperature).cpu()
-        laid_out = [drawn[number] for number in dict.fromkeys(row.example_N.tolist())]
-        theirs_N = torch.tensor([value for one in laid_out for value in one.logprobs])
-        difference = float((ours_N - theirs_N).abs().mean())
-        tolerance = PROBE_BF16 if self.device.bf16 else PROBE_FLOAT32
-        if not difference <= tolerance:
-            reason = f"vLLM and the trainer disagree on the weights of update {self.policy_version}"
-            told = f"log-probabilities of the same {len(ours_N)} tokens differ by {difference:.2g} on average"
-            raise RunFailed(f"{reason}: {told}, more than {tolerance:g}")
-        return difference
+        return probe(self, self.loaded, self.device, self.temperature, self.length)
 
     # ------------------------------------------------------------------------------------------ generating
 
@@ -249,20 +208,8 @@ class SyncedEngine:
     # ------------------------------------------------------------------------------------------ the engine
 
     def _load(self) -> None:
-        config = deepcopy(self.loaded.model.config)
-        model = self.loaded.model.get_base_model() if self._adapted else self.loaded.model
-        config.architectures = [type(model).__name__]
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config  # it gets them unpacked
-        place = Path(self._folder.name, "model")
-        config.save_pretrained(place)
         on_gpu = self.device.kind == "cuda"
-        settings = llm_settings(str(place), config.get_text_config(), self.length, on_gpu)
-        settings |= {"load_format": "dummy"}
-        if self._adapted:
-            rank = self.loaded.model.peft_config["default"].r
-            room = next(known for known in LORA_RANKS if known >= rank)
-            settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
+        settings = policy_settings(self.loaded, Path(self._folder.name, "model"), self.length, on_gpu)
         if on_gpu:
             settings |= {"enable_sleep_mode": True, "gpu_memory_utilization": self._share()}
         print(f"vLLM loads {self.loaded.name} for rows of {self.length} tokens", file=sys.stderr)
@@ -304,11 +251,9 @@ def _in_this_process(settings: dict[str, Any]) -> Any:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the threads are the trainer's too
     }
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    import vllm._custom_ops as kernels
     from vllm import LLM
 
-    if not torch.cuda.is_available():
-        # Its matrices for oneDNN are packed copies: they cannot be read back, and that of a head which shares the
-        # embedding's weights keeps the old ones when the embedding gets new ones (0.32.0). torch's own products do.
-        kernels._supports_onednn = False
+    from distill.generate.vllm_worker import plain_products
+
+    plain_products()
     return LLM(**settings)

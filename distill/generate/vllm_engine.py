@@ -44,11 +44,12 @@ _AT_THE_END = 1 << 30
 _REMEDY = "lower engine.max_length or sampling.max_tokens, or raise engine.tensor_parallel or engine.memory"
 
 
-def check_vllm(key: str, settings: Settings) -> None:
+def check_vllm(key: str, settings: Settings, others: int = 0) -> None:
     """Refuse, before anything is written, what this machine cannot do.
 
     Args:
         key: where the engine stands in the recipe.
+        others: GPUs that are the trainer's alone.
 
     Raises:
         UserError: vLLM is not installed, or the GPUs are fewer than the copies need.
@@ -56,10 +57,11 @@ def check_vllm(key: str, settings: Settings) -> None:
     if find_spec("vllm") is None:
         remedy = "pip install 'distill[vllm]'; without a GPU as docs/harvest.md says"
         raise UserError(f"{key}.kind", "vllm", "vLLM is not installed", remedy)
-    gpus, needed = len(gpus_here()), settings.tensor_parallel * settings.data_parallel
+    gpus, needed = len(gpus_here()), settings.tensor_parallel * settings.data_parallel + others
     if gpus and needed > gpus:
         reason = (
-            f"{settings.data_parallel} copies on {settings.tensor_parallel} GPUs each, and {gpus} are here"
+            f"{settings.data_parallel} copies on {settings.tensor_parallel} GPUs each"
+            f"{f', {others} for the trainer' if others else ''}, and {gpus} are here"
         )
         raise UserError(key, f"{needed} GPUs", reason, "lower data_parallel or tensor_parallel")
     if not gpus and settings.tensor_parallel > 1:
@@ -104,6 +106,7 @@ class VllmEngine:
 
     name = "vllm"
     together = None
+    policy_version: int | None = None  # of a policy in training
 
     def __init__(
         self,
@@ -162,7 +165,10 @@ class VllmEngine:
                     if finish is not None:
                         del flying[number]
                         row.copy.rows -= 1
-                        yield completion_of(self.model, self.chat, row.request, row.ids, row.logprobs, finish)
+                        yield completion_of(
+                            self.model, self.chat, row.request, row.ids, row.logprobs, finish,
+                            self.policy_version or 0,
+                        )  # fmt: skip
         finally:
             self._give_up(flying)
 
@@ -225,14 +231,12 @@ class VllmEngine:
         self.close()
         length = min(self._most, needed + _PROMPT_ROOM)
         _say(f"vLLM loads {self.model} for rows of {length} tokens")
-        gpus, split = gpus_here(), self.settings.tensor_parallel
+        gpus, split = self._gpus(), self.settings.tensor_parallel
         for number in range(self.settings.data_parallel):
             mine = gpus[number * split : (number + 1) * split]
             copy = launch(environment(mine, self.settings.data_parallel))
             self._copies.append(copy)
-            settings = llm_settings(self.place, self._config, length, bool(mine)) | {
-                "hf_overrides": self._overrides
-            }
+            settings = self._shape(length, bool(mine))
             if mine:
                 settings |= {
                     "tensor_parallel_size": split,
@@ -242,6 +246,14 @@ class VllmEngine:
         for copy in self._copies:
             _, copy.places = self._receive(copy)
         self._length = length
+
+    def _gpus(self) -> list[str]:
+        return gpus_here()
+
+    def _shape(self, length: int, on_gpu: bool) -> dict[str, Any]:
+        """Settings of ``vllm.LLM`` but for the GPUs."""
+        settings = llm_settings(self.place, self._config, length, on_gpu)
+        return settings | {"hf_overrides": self._overrides}
 
     def _hear(self) -> list[tuple[int, list[int], list[float], str | None]]:
         """What the copies have to say of their rows, once any has."""

@@ -7,7 +7,7 @@ from typing import Literal
 from distill.plan.architectures import Shape
 from distill.plan.memory import Parts, Training, generation_parts, training_parts
 from distill.recipe import GrpoStage
-from distill.recipe_parts import LocalEngine, Lora
+from distill.recipe_parts import LocalEngine, Lora, PolicyVllm
 
 
 def grpo_training(
@@ -26,7 +26,7 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
 
     The reference is sharded as the policy is; adapters need none. For a rollout on several GPUs each holds the
     policy whole in bf16. vLLM has weights of its own; on a CPU, where it does not sleep, it gives no room back. What
-    samples asynchronously does so during updates, by a copy of what is trained.
+    samples asynchronously does so during updates, by a copy of what is trained. A sampler apart takes other GPUs.
     """
     parts = training_parts(training)
     if stage.kl.coefficient and stage.method == "full":
@@ -35,6 +35,8 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
     generating = generation_parts(training.shape, rows, length, 1, training.device)
     local = isinstance(stage.engine, LocalEngine)
     alone = training.gpus == 1 and local
+    if isinstance(stage.engine, PolicyVllm) and stage.engine.apart:
+        return parts, sum(parts.values())
     parts["rollout"] = generating["cache"] + generating["drawing"]
     parts["rollout"] += parts["copies"] if alone else generating["weights"]
     if stage.asynchronous:

@@ -24,7 +24,16 @@ from distill.plan.work import (
     training_flops,
 )
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
-from distill.recipe_parts import Engine, Hardware, LocalEngine, Lora, ServerEngine, VllmEngine, most_samples
+from distill.recipe_parts import (
+    Engine,
+    Hardware,
+    LocalEngine,
+    Lora,
+    PolicyVllm,
+    ServerEngine,
+    VllmEngine,
+    most_samples,
+)
 from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import most_tokens
 from distill.suites import find_suite
@@ -254,6 +263,12 @@ class Planner:
         if stage.refill:
             most = f"up to {stage.refill + 1} times the samples of a rollout"
             plan.notes.append(f"refill may draw {most}; what it does draw depends on the model: not counted")
+        if isinstance(stage.engine, PolicyVllm) and stage.engine.apart:
+            plan.notes.append(
+                f"vLLM takes {stage.engine.data_parallel} more GPUs, which are not counted here"
+            )
+        if stage.asynchronous:
+            plan.notes.append("rollouts and updates overlap, and are counted one after the other")
         slowest = max(self._verdicts(part.kind, answers) for part in self.recipe.parts(stage.problems))
         seconds = rollouts * (rolled.seconds + slowest)
         plan.hours = (seconds + compute_seconds(learnt, self.gpu, self.gpus, self.assumed.mfu)) / 3600

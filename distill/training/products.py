@@ -25,10 +25,24 @@ import torch
 TILES = (2048, 512, 128)
 
 
+_one_library = False
+
+
+@contextmanager
+def by_one_library() -> Iterator[None]:
+    """No product goes to oneDNN in here: its switch is the whole process's, and turns what other threads multiply."""
+    global _one_library
+    before, _one_library = _one_library, True
+    try:
+        yield
+    finally:
+        _one_library = before
+
+
 @contextmanager
 def by_onednn() -> Iterator[None]:
     """Float32 products in here go to oneDNN, if it takes them exactly."""
-    if not wanted():
+    if _one_library or not wanted():
         yield
         return
     settings = torch.backends.mkldnn.matmul
@@ -76,13 +90,6 @@ def quicken(model: torch.nn.Module) -> None:
     for module in model.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = TiledLinear  # no wrapper: copies, adapters and checkpoints see the same layer
-
-
-def stay_ordinary(model: torch.nn.Module) -> None:
-    """Take `quicken` back: its switch is the whole process's, and would change what another thread multiplies."""
-    for module in model.modules():
-        if type(module) is TiledLinear:
-            module.__class__ = torch.nn.Linear
 
 
 class TiledLinear(torch.nn.Linear):
