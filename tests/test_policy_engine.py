@@ -11,10 +11,13 @@ import torch
 
 from distill.device import Device
 from distill.errors import UserError
-from distill.generate import synced, vllm_engine
+from distill.generate import apart, synced, vllm_engine
 from distill.generate.local import LocalEngine
 from distill.generate.policy import at_version, policy_engine
+from distill.generate.vllm_engine import VllmEngine as VllmProcesses
+from distill.generate.vllm_policy import checksum, parts_of, write_weights
 from distill.generate.vllm_weights import compare, compare_adapters
+from distill.generate.vllm_worker import take
 from distill.models import load
 from distill.plan import make_plan
 from distill.plan.sizes import Assumptions
@@ -91,8 +94,8 @@ def test_the_plan_holds_a_second_model_and_the_rows_there_is_room_for(tiny_recip
     assert vllm["memory"]["rollout"] > local["memory"]["rollout"], "vLLM has weights of its own"
     ahead = stage("stages.zero.asynchronous=true", "stages.zero.correction={kind: mask}")
     assert ahead["needs"] > local["needs"] and any("overlap" in note for note in ahead["notes"])
-    apart = stage("stages.zero.engine={kind: vllm, apart: true}")
-    assert "rollout" not in apart["memory"] and any("1 more GPUs" in note for note in apart["notes"])
+    beside = stage("stages.zero.engine={kind: vllm, apart: true}")
+    assert "rollout" not in beside["memory"] and any("1 more GPUs" in note for note in beside["notes"])
     assert "engine.max_rows" in local["largest"] and "engine.max_rows" not in vllm["largest"]
 
 
@@ -186,6 +189,62 @@ def test_adapters_are_found_in_the_room_for_larger_ones() -> None:
     assert compare_adapters(sampler, more).wrong == ["layers.1.q_proj.lora_A"]
     b_side[1][0, 0, 0, 0] = 1.0  # an old adapter on a layer that has none now
     assert compare_adapters(sampler, adapters).wrong == ["layers.0.k_proj.lora_B"]
+
+
+# ------------------------------------------------------------------------------------ processes of its own
+
+
+def test_a_process_tells_what_it_holds_of_a_folder(tiny_qwen2: Any, tmp_path: Path) -> None:
+    """What is missing in its memory is named; an old folder, which is all there, shows in the checksum."""
+    source = ModelSource(path=str(tiny_qwen2.folder))
+    policy = load("m", tiny_qwen2.folder, source, CPU, dtype=torch.float32).model
+    parts = parts_of(policy, torch.bfloat16, True)
+    held = Sampler({name: torch.zeros_like(value) for name, value in parts["base"].items()})
+    names, kept = {"base": list(parts["base"])}, 0  # so many are not taken over
+
+    def rpc(method: Any, kwargs: Any = None) -> Any:
+        if method == "reload_weights":
+            for name, value in list(kwargs["weights_iterator"])[kept:]:
+                held.get_parameter(name).copy_(value)
+            return [None]
+        return [method(SimpleNamespace(get_model=lambda: held))]
+
+    engine = SimpleNamespace(collective_rpc=rpc, reset_prefix_cache=lambda: True)
+    with torch.no_grad():
+        write_weights(policy, parts, tmp_path)
+        assert take(engine, str(tmp_path), names) == (None, ([], checksum(parts)))
+        policy.get_parameter(names["base"][3]).mul_(1.5)
+        newer = parts_of(policy, torch.bfloat16, True)
+        assert take(engine, str(tmp_path), names)[1] == ([], checksum(parts)), "the folder is old"
+        assert checksum(newer) != checksum(parts)
+        write_weights(policy, newer, tmp_path)
+        kept = 4
+        assert take(engine, str(tmp_path), names)[1][0] == [names["base"][3]]
+        kept, engine.reset_prefix_cache = 0, lambda: False
+        assert take(engine, str(tmp_path), names)[1][0] == ["keys and values of older weights"]
+
+
+def test_each_process_has_a_gpu_after_the_trainer_s(
+    tiny_qwen2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ModelSource(path=str(tiny_qwen2.folder))
+    loaded = load("m", tiny_qwen2.folder, source, CPU, dtype=torch.float32)
+    given: list[Any] = []
+    for module in (vllm_engine, apart):
+        monkeypatch.setattr(module, "gpus_here", lambda: ["4", "5", "6"])
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm_engine, "launch", lambda variables: given.append(variables) or SimpleNamespace())
+    monkeypatch.setattr(vllm_engine, "end", lambda copies: None)
+    monkeypatch.setattr(VllmProcesses, "_send", lambda self, copy, settings: given.append(settings))
+    monkeypatch.setattr(VllmProcesses, "_receive", lambda self, copy: ("ready", 4))
+    settings = PolicyVllm(kind="vllm", apart=True, data_parallel=2, memory=0.8, max_length=70)
+    engine = apart.ApartEngine(loaded, CPU, settings, 1.0, tmp_path)
+    engine._start(engine.length)
+    first, told, second, _ = given
+    assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("5", "6")
+    assert (told["load_format"], told["max_model_len"], told["dtype"]) == ("dummy", 70, "bfloat16")
+    assert told["gpu_memory_utilization"] == 0.8
+    assert Path(told["model"], "config.json").is_file()
 
 
 # ------------------------------------------------------------------------------------ taking turns on a GPU
