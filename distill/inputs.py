@@ -364,7 +364,9 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
 
 
 def _deciding(stage: Stage) -> Any:
-    """Of a stage's section what decides its results: not where a server is found, which may change between attempts."""
+    """Of a stage's section what decides its results: not where a server is found, nor whose answers are followed."""
+    if isinstance(stage, GrpoStage):
+        return stage.model_dump(mode="json", by_alias=True, exclude={"follow"})
     judged = isinstance(stage, EvalStage) and stage.judge is not None
     served = isinstance(stage, SampleStage | EvalStage) and isinstance(stage.engine, ServerEngine)
     if not (judged or served):

@@ -41,6 +41,7 @@ from distill.recipe_rl import (
     Aggregate,
     Clip,
     Correction,
+    Follow,
     Kl,
     Overlong,
     Preset,
@@ -128,6 +129,7 @@ class GrpoStage(Section):
     kl: Kl = Kl()
     reference: Reference = Reference()
     correction: Correction = Correction()
+    follow: Follow = Follow()
     engine: PolicyEngine = LocalEngine()
     asynchronous: bool = False
     micro_batch_tokens: Count = 32768

@@ -6,6 +6,7 @@ of such words under the name of the paper that chose them; what a recipe writes 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -115,6 +116,16 @@ class Correction(Section):
     limit: Annotated[Number, Field(gt=1)] = 2.0
 
 
+class Follow(Section):
+    """One answer each to the same ``problems`` problems, kept every ``every`` updates to be read, never learnt from.
+
+    ``problems: 0`` keeps none. ``every: None``: ten times in the stage.
+    """
+
+    problems: Annotated[Whole, Field(ge=0)] = 4
+    every: Count | None = None
+
+
 Preset = Literal["grpo-r1", "dapo", "dr-grpo", "gspo"]
 
 #: What each preset sets. Words that a paper does not tell are left to the defaults; so are rates and batch sizes but
@@ -200,6 +211,16 @@ def tokens_at(limit: int | list[tuple[int, int]], update: int) -> int:
 def most_tokens(limit: int | list[tuple[int, int]]) -> int:
     """The largest limit that will hold."""
     return limit if isinstance(limit, int) else max(tokens for _, tokens in limit)
+
+
+LOOKS = 10  # at followed problems, in a stage whose recipe does not say how often
+
+
+def looks(every: int | None, steps: int, per_rollout: int) -> list[int]:
+    """After how many updates followed problems are asked: at the first rollout from each ``every`` on, and last."""
+    every = every or math.ceil(steps / LOOKS)
+    begins = range(0, steps, per_rollout)
+    return [*(begin for begin in begins if (begin - per_rollout) // every != begin // every), steps]
 
 
 # ------------------------------------------------------------------------------------ what cannot be meant

@@ -17,7 +17,7 @@ import torch
 
 from distill.device import Device
 from distill.generate.engine import Instruction
-from distill.generate.policy import policy_engine
+from distill.generate.policy import at_version, policy_engine
 from distill.models import LoadedModel
 from distill.recipe import GrpoStage
 from distill.records import Problem
@@ -28,6 +28,7 @@ from distill.training.logprobs import token_logprobs
 from distill.training.packing import PackedRow, pack_groups, pack_row
 from distill.training.update import Updater
 from teacher.advantages import group_advantages, zero_variance
+from teacher.following import Following
 from teacher.judges import Judges
 from teacher.losses import PolicyTerms, Tokens, divergence, grpo_loss, token_weights
 from teacher.reference import Reference
@@ -79,38 +80,40 @@ def train(
         learner.restore(found[1]["learner"])
         counts = found[1]["counts"]
     log.rewind(learner.updates)
-    with (
-        policy_engine(stage, loaded, device) as engine,
-        rollouts_of(
-            stage,
-            Sampler(stage, engine, loaded.chat, instruction, own, seed, judges),
-            Deck(problems, seed),
-            engine,
-        ) as rollouts,
-        Progress(f"{stage.name}: GRPO on {stage.model}", stage.steps, "step") as progress,
-    ):
-        if found:
-            rollouts.restore(found[1])
-        progress.skip(learner.updates)
-        while learner.updates < stage.steps:
-            rollout, synced = rollouts.take(learner.updates)
-            counts["generated_tokens"] += rollout.generated_tokens
-            counts["ungraded"] += rollout.scores.ungraded
-            counts["discarded_groups"] += rollout.discarded
-            for measures in learner.learn(rollout):
-                counts["trained_tokens"] += measures.pop("tokens")
-                counts["zero_variance_groups"] += measures["zero_variance_groups"]
-                counts["masked"] += measures["masked"]
-                tokens = {name: counts[name] for name in ("generated_tokens", "trained_tokens")}
-                told = rollout.measures() | synced
-                log.append({"step": learner.updates, **told, **measures, **tokens})
-                shown = {"reward": told["reward"], "right": told["reward_accuracy"]}
-                progress.advance(1, **{name: value for name, value in shown.items() if value is not None})
-            last = learner.updates - stage.steps_per_rollout
-            if last // stage.checkpoint_every != learner.updates // stage.checkpoint_every:
-                state = {"learner": learner.state(), "counts": counts, **rollouts.state()}
-                save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state)
-                saved()
+    with policy_engine(stage, loaded, device) as engine:
+        sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges)
+        asked = {"folder": folder, "seed": seed, "judges": judges}
+        following = Following(stage, engine, loaded.chat, instruction, problems, **asked)
+        following.rewind(learner.updates)
+        with (
+            rollouts_of(stage, engine, sampler, Deck(problems, seed), following.look) as rollouts,
+            Progress(f"{stage.name}: GRPO on {stage.model}", stage.steps, "step") as progress,
+        ):
+            if found:
+                rollouts.restore(found[1])
+            progress.skip(learner.updates)
+            while learner.updates < stage.steps:
+                rollout, synced = rollouts.take(learner.updates)
+                counts["generated_tokens"] += rollout.generated_tokens
+                counts["ungraded"] += rollout.scores.ungraded
+                counts["discarded_groups"] += rollout.discarded
+                for measures in learner.learn(rollout):
+                    counts["trained_tokens"] += measures.pop("tokens")
+                    counts["zero_variance_groups"] += measures["zero_variance_groups"]
+                    counts["masked"] += measures["masked"]
+                    tokens = {name: counts[name] for name in ("generated_tokens", "trained_tokens")}
+                    told = rollout.measures() | synced
+                    log.append({"step": learner.updates, **told, **measures, **tokens})
+                    shown = {"reward": told["reward"], "right": told["reward_accuracy"]}
+                    progress.advance(1, **{name: value for name, value in shown.items() if value is not None})
+                last = learner.updates - stage.steps_per_rollout
+                if last // stage.checkpoint_every != learner.updates // stage.checkpoint_every:
+                    state = {"learner": learner.state(), "counts": counts, **rollouts.state()}
+                    save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state)
+                    saved()
+        if following.due(stage.steps):
+            with at_version(engine, stage.steps):
+                following.look(stage.steps)
     return {"steps": stage.steps, **counts}
 
 

@@ -20,11 +20,12 @@ from distill.recipe import GrpoStage
 from distill.recipe_parts import Sampling
 from distill.recipe_rl import tokens_at
 from distill.records import Completion, FinishReason, Problem, sample_seed
+from distill.reflection import reflective_rate
 from distill.verify import Response, check_many
 from teacher.advantages import zero_variance
 from teacher.judges import Judges
 from teacher.rewards import UNGRADED, Answered, Own, Scores, score
-from teacher.watching import loop_share, reflective_rate, solve_rates, target_share
+from teacher.watching import loop_share, solve_rates, target_share
 
 
 class Deck:

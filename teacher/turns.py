@@ -10,7 +10,7 @@ which there is none. The stage's `correction` weighs that: the policy as it is t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from distill.recipe import GrpoStage
 from distill.records import Completion
 from teacher.rewards import Scores
 from teacher.rollout import Deck, Rollout, Sampler
+
+Look = Callable[[int], None]
 
 
 class Beside(Protocol):
@@ -52,12 +54,18 @@ class Rollouts(Protocol):
 
 
 @contextmanager
-def rollouts_of(stage: GrpoStage, sampler: Sampler, deck: Deck, engine: Any) -> Iterator[Rollouts]:
-    """The rollouts of a stage, made when it says; nothing goes on being sampled when the block ends."""
+def rollouts_of(
+    stage: GrpoStage, engine: Any, sampler: Sampler, deck: Deck, look: Look
+) -> Iterator[Rollouts]:
+    """The rollouts of a stage, made when it says; nothing goes on being sampled when the block ends.
+
+    Args:
+        look: called with the engine's version, once a rollout was sampled by it and before it gets other weights.
+    """
     if not stage.asynchronous:
-        yield InTurn(stage, sampler, deck, engine)
+        yield InTurn(stage, engine, sampler, deck, look)
         return
-    ahead = Ahead(stage, sampler, deck, engine)
+    ahead = Ahead(stage, engine, sampler, deck, look)
     try:
         yield ahead
     finally:
@@ -67,13 +75,15 @@ def rollouts_of(stage: GrpoStage, sampler: Sampler, deck: Deck, engine: Any) -> 
 class InTurn:
     """Each rollout is sampled when it is asked for, by the policy as it is then."""
 
-    def __init__(self, stage: GrpoStage, sampler: Sampler, deck: Deck, engine: Any) -> None:
-        self._stage, self._sampler, self._deck, self._engine = stage, sampler, deck, engine
+    def __init__(self, stage: GrpoStage, engine: Any, sampler: Sampler, deck: Deck, look: Look) -> None:
+        self._stage, self._engine, self._sampler, self._deck, self._look = stage, engine, sampler, deck, look
 
     def take(self, version: int) -> tuple[Rollout, dict[str, Any]]:
         """See `Rollouts`."""
         with at_version(self._engine, version) as told:
-            return self._sampler.roll_out(self._deck, version // self._stage.steps_per_rollout), told
+            rollout = self._sampler.roll_out(self._deck, version // self._stage.steps_per_rollout)
+            self._look(version)
+            return rollout, told
 
     def state(self) -> dict[str, Any]:
         """See `Rollouts`."""
@@ -90,8 +100,8 @@ class Ahead:
     The rollout under way is whole in each checkpoint, so that a resumed run learns from the very same samples.
     """
 
-    def __init__(self, stage: GrpoStage, sampler: Sampler, deck: Deck, engine: Beside) -> None:
-        self._stage, self._sampler, self._deck, self._engine = stage, sampler, deck, engine
+    def __init__(self, stage: GrpoStage, engine: Beside, sampler: Sampler, deck: Deck, look: Look) -> None:
+        self._stage, self._engine, self._sampler, self._deck, self._look = stage, engine, sampler, deck, look
         # One thread for all of the stage: what verification starts may not outlive the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self._next: Future[tuple[Rollout, dict[str, Any]]] | None = None
@@ -111,7 +121,12 @@ class Ahead:
 
     def _begin(self, number: int, version: int) -> None:
         told = self._engine.sync(version)  # here, where no update is being made
-        self._next = self._thread.submit(lambda: (self._sampler.roll_out(self._deck, number), told))
+        self._next = self._thread.submit(self._sampled, number, version, told)
+
+    def _sampled(self, number: int, version: int, told: dict[str, Any]) -> tuple[Rollout, dict[str, Any]]:
+        rollout = self._sampler.roll_out(self._deck, number)
+        self._look(version)
+        return rollout, told
 
     def _result(self) -> tuple[Rollout, dict[str, Any]]:
         assert self._next is not None

@@ -1,11 +1,12 @@
 """Watching reasoning appear: what a rollout's texts show besides their rewards, as numbers for the metrics log.
 
+Reflective words are counted by `distill.reflection`.
+
 Legend: P problems, G samples per problem, B = P*G completions.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -13,18 +14,7 @@ import torch
 from distill.language import language_shares, share_of
 from distill.loops import is_runaway
 
-#: DeepSeek-R1's reflective words (arXiv 2501.12948v2, appendix C.2), which became five to seven times as frequent
-#: over its training.
-REFLECTIVE = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check")
-_REFLECTIVE = re.compile(rf"\b(?:{'|'.join(REFLECTIVE)})\b", re.IGNORECASE)
-_WORD = re.compile(r"\w+")
 QUARTERS = 4
-
-
-def reflective_rate(texts: Sequence[str]) -> float | None:
-    """Reflective words for each thousand words of all the texts; None where they hold no word."""
-    words = sum(len(_WORD.findall(text)) for text in texts)
-    return 1000 * sum(len(_REFLECTIVE.findall(text)) for text in texts) / words if words else None
 
 
 def loop_share(token_ids_B: Sequence[Sequence[int]]) -> float:

@@ -72,6 +72,7 @@ def outcome(out: Path) -> dict[str, Any]:
         "traces/*/funnel.json": lambda path: json.loads(path.read_text()),
         "results/*/*/responses.jsonl": Path.read_text,
         "stages/*/metrics.jsonl": MetricsLog.read,
+        "stages/*/followed.jsonl": MetricsLog.read,
     }
     found = {
         str(path.relative_to(out)): without_seconds(reader(path))

@@ -13,8 +13,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 LAYERS = {
     0: "errors recipe recipe_parts recipe_filters recipe_rewards recipe_rl recipe_types recipe_checks recipe_errors "
     "recipe_file runs places manifest records shards",
-    1: "verify grade grade_files chat lengths loops language card card_results card_reward licences conversations "
-    "messages trace_rows",
+    1: "verify grade grade_files chat lengths loops reflection language card card_results card_reward licences "
+    "conversations messages trace_rows",
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask plan",
     4: "cli cli_eval cli_recipe cli_recorded cli_suites cli_traces chain chain_rewards crew order inputs export "

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher.watching import REFLECTIVE, loop_share, reflective_rate, solve_rates, target_share
+from distill.reflection import WORDS, reflective_parts, reflective_rate
+from teacher.watching import loop_share, solve_rates, target_share
 
 
 def test_reflective_words_are_counted_whole() -> None:
     assert reflective_rate(["Wait, that is WRONG. But", "let us go on"]) == pytest.approx(1000 * 3 / 9)
     assert reflective_rate(["buttons waiting errors checked"]) == 0
-    assert reflective_rate([" ".join(REFLECTIVE)]) == 1000
+    assert reflective_rate([" ".join(WORDS)]) == 1000
     assert reflective_rate(["", " \n"]) is None
 
 
@@ -38,3 +39,11 @@ def test_every_problem_is_in_one_count(rights: list[list[int]]) -> None:
         sum(one) == 8 for one in rights
     )
     assert counts[2] == sum(2 <= sum(one) < 4 for one in rights)
+
+
+def test_reflective_words_are_found_where_they_stand_and_nothing_is_lost() -> None:
+    text = "Wait, 3 + 4 = 8?\nBut checked is no word; CHECK is."
+    parts = list(reflective_parts(text))
+    assert "".join(part for part, _ in parts) == text
+    assert [part for part, marked in parts if marked] == ["Wait", "But", "CHECK"]
+    assert list(reflective_parts("")) == [] and list(reflective_parts("wait")) == [("wait", True)]

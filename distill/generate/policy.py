@@ -74,6 +74,9 @@ def at_version(engine: LocalEngine | SyncedEngine | ApartEngine, version: int) -
     Raises:
         RunFailed: a sampler beside the policy does not hold its weights.
     """
+    if isinstance(engine, FrozenCopy):
+        yield engine.sync(version)
+        return
     if isinstance(engine, LocalEngine):
         engine.policy_version = version
         yield {}
