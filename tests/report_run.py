@@ -100,6 +100,11 @@ def make_run(path: Path, traces: int = 600, problems: int = 80) -> dict[str, Any
             append_rows(
                 folder / "metrics.jsonl", [_metrics(stage.kind, step, lots) for step in range(1, 121)]
             )
+        if stage.kind == "grpo":
+            append_rows(
+                folder / "followed.jsonl",
+                [_followed(n, step) for step in range(0, 121, 12) for n in range(3)],
+            )
     _write_traces(path / "traces" / "harvested", traces, lots)
     comparison = _comparison(problems)
     for suite in SUITES:
@@ -133,6 +138,35 @@ def _metrics(kind: str, step: int, lots: random.Random) -> dict[str, Any]:
         "completion_tokens": 60 + 22 * rise + 40 * noise,
         "completion_tokens_correct": None if step == 3 else 58 + 20 * rise,
         "completion_tokens_wrong": 66 + 30 * rise + 90 * noise,
+        "truncated": 0.2 * (1 - rise),
+        "reflective": 2 + 10 * rise + 9 * noise,
+        "loops": 0.05 * (1 - rise),
+        "language": min(1.0, 0.7 + 0.3 * rise + noise),
+        "solve_rates": [round(12 * (1 - rise)), 1, 2, 3, 2, 8 + 12 - round(12 * (1 - rise))],
+        "sampler_kl": 1e-7,
+        "ratio_first_mean": 1.0,
+        "clip_fraction": 0.01 * rise,
+        "zero_variance_groups": round(12 * rise),
+    }
+
+
+def _followed(number: int, step: int) -> dict[str, Any]:
+    """A problem of which the first says something hostile, the second becomes right, the third is open."""
+    said = "Wait, let me check that. " * (step // 24)
+    text = (
+        HOSTILE.replace("\ud83d", "")
+        if number == 0
+        else f"<think>\n2 + 2 = 4. {said}\n</think>\nIt is {4 + (step < 60)}."
+    )
+    return {
+        "step": step,
+        "problem_id": f"p{number}",
+        "problem": f"\n<b>What</b> is 2 + {number}?\nSay it.",
+        "right": [False, step >= 60, None][number],
+        "reward": [0.0, 1.0 + (step >= 60), None][number],
+        "finish_reason": "length" if number == 0 else "stop",
+        "tokens": 40 + step,
+        "text": text if number else HOSTILE.replace("\ud83d", ""),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from distill.recipe import Recipe
 from distill.report.breakdowns import breakdown_figures
+from distill.report.course import training_figures
 from distill.report.drawings import all_figures
 from distill.report.figures import standalone
 from distill.report.gather import RunReport, gather
@@ -26,9 +27,10 @@ def write_report(run_path: Path, recipe: Recipe, comparison: dict[str, Any]) -> 
     """
     run = gather(run_path, recipe, comparison)
     folder = run_path / "report"
+    training = [figure for stage in run.stages for figure in training_figures(run, stage)]
     figures = {
         f"{figure.file}.svg": standalone(figure.svg)
-        for figure in [*all_figures(run), *breakdown_figures(run)]
+        for figure in [*all_figures(run), *training, *breakdown_figures(run)]
     }
     for name, svg in figures.items():
         write_text_atomic(folder / "figures" / name, svg)

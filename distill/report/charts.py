@@ -27,6 +27,9 @@ from distill.report.figures import (
 LINE = 13  # between two labels, at least
 NAME_WIDTH = 96  # right of a chart, for the names of its lines
 NAME_LENGTH = 15  # characters that fit there
+MOST_BARS = 75  # of a chart over time: more are drawn as means of equal stretches
+#: Of problems solved in none of their answers, in a share of each quarter of (0, 1), and in all.
+SOLVED = ("never", "<\u00bc", "<\u00bd", "<\u00be", "<1", "always")
 OUTCOMES = ("correct", "wrong", "no_answer", "truncated", "timeout", "ungraded")
 
 
@@ -252,6 +255,50 @@ def outcome_bars(title: str, rows: Sequence[tuple[str, Mapping[str, int]]]) -> s
     return drawing(title, y, parts)
 
 
+def shares_over_time(
+    title: str, steps: Sequence[int], counts: Sequence[Sequence[int]], role: str, x_label: str
+) -> str:
+    """A histogram at each step, as parts of one column: from `SOLVED`'s last at the bottom to its first at the top.
+
+    Args:
+        title: as of all figures.
+        steps: in ascending order.
+        counts: at each of them how many there are of each of `SOLVED`; none may be empty.
+        role: gives the colour of what is solved in part.
+    """
+    left, right, top, bottom = 34, WIDTH - MARGIN, 24, 150
+    size = math.ceil(len(counts) / MOST_BARS)
+    stretches = [counts[at : at + size] for at in range(0, len(counts), size)]
+    wide = (right - left) / len(stretches)
+    parts = [f'<g class="role-{escape(role)}">']
+    paths = [""] * len(SOLVED)
+    for place, stretch in enumerate(stretches):
+        sums = [sum(column) for column in zip(*stretch, strict=True)]
+        y = float(bottom)
+        for kind in reversed(range(len(SOLVED))):
+            tall = (bottom - top) * sums[kind] / sum(sums)
+            y -= tall
+            if tall:
+                paths[kind] += f"M{left + wide * place:.2f} {y:.2f}h{wide:.2f}v{tall:.2f}h{-wide:.2f}z"
+    legend_x = float(left)
+    for kind, name in enumerate(SOLVED):
+        first, last = counts[0], counts[-1]
+        told = f"{first[kind]:,} of {sum(first):,} at first, {last[kind]:,} of {sum(last):,} at last"
+        words = f"solved {_in_words(kind)}: {told}"
+        parts.append(f'<path class="solved-{kind}" d="{paths[kind]}"><title>{escape(words)}</title></path>')
+        parts.append(f'<rect class="solved-{kind}" x="{legend_x:.1f}" y="3" width="10" height="10" rx="2"/>')
+        parts.append(text_at(legend_x + 14, 12, name, "tick"))
+        legend_x += 26 + 6.3 * len(name)
+    parts.append("</g>")
+    for share in (0, 0.5, 1):
+        parts.append(text_at(left - 6, bottom - (bottom - top) * share + 4, number(share), "tick", "end"))
+    parts.append(text_at(left, bottom + 16, number(steps[0]), "tick"))
+    parts.append(text_at((left + right) / 2, bottom + 16, x_label, "tick", "middle"))
+    if len(steps) > 1:
+        parts.append(text_at(right, bottom + 16, number(steps[-1]), "tick", "end"))
+    return drawing(title, bottom + 24, parts)
+
+
 def spread(heights: Sequence[float], apart: float) -> list[float]:
     """The same heights moved downwards as little as needed for each to be ``apart`` from the one above it."""
     moved = list(heights)
@@ -259,6 +306,13 @@ def spread(heights: Sequence[float], apart: float) -> list[float]:
     for place in sorted(range(len(heights)), key=heights.__getitem__):
         moved[place] = last = max(heights[place], last + apart)
     return moved
+
+
+def _in_words(kind: int) -> str:
+    if kind in (0, len(SOLVED) - 1):
+        return SOLVED[kind]
+    quarters = len(SOLVED) - 2
+    return f"in {(kind - 1) / quarters:g} to {kind / quarters:g} of its answers"
 
 
 def _share_axis(left: float, right: float, top: float, bottom: float) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from distill.report.figures import Curve, Interval, dot_plot, funnel_bars, line_chart
-from distill.report.gather import RunReport, StageReport
+from distill.report.figures import Interval, dot_plot, funnel_bars
+from distill.report.gather import RunReport
 from distill.report.words import MINUS, fraction, interval, published_scores, signed
 
 
@@ -18,26 +17,6 @@ class Figure:
     file: str
     title: str
     svg: str
-
-
-#: Panels of a GRPO stage: title, then (metric, label, class of its line or "" for the role's colour).
-GRPO_PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
-    ("Reward", (("reward", "reward", ""),)),
-    ("Accuracy reward", (("reward_accuracy", "accuracy", ""),)),
-    ("Format reward", (("reward_format", "format", ""),)),
-    ("Entropy, nats per token", (("entropy", "entropy", ""),)),
-    ("KL to the reference, nats per token", (("kl", "KL", ""),)),
-    (
-        "Completion length, tokens",
-        (
-            ("completion_tokens", "all", ""),
-            ("completion_tokens_correct", "correct", "tone-good"),
-            ("completion_tokens_wrong", "wrong", "tone-bad"),
-        ),
-    ),
-)
-#: An SFT stage has one panel, so it is named after its stage.
-SFT_LINES = (("loss", "loss", ""),)
 
 
 def result_figures(run: RunReport) -> list[Figure]:
@@ -118,23 +97,6 @@ def gap_figures(run: RunReport) -> list[Figure]:
     return drawn
 
 
-def training_figures(run: RunReport, stage: StageReport) -> list[Figure]:
-    """A training stage's curves; a panel whose metric was never written is left out."""
-    panels = GRPO_PANELS if stage.kind == "grpo" else ((f"{stage.name}, makes {stage.makes}", SFT_LINES),)
-    role = f"role-{run.role(stage.makes or '')}"
-    drawn = []
-    for title, lines in panels:
-        curves = [
-            Curve(label, style or role, *_points(stage.metrics, metric))
-            for metric, label, style in lines
-            if any(metric in row for row in stage.metrics)
-        ]
-        if curves:
-            file = f"training-{stage.name}-{lines[0][0]}"
-            drawn.append(Figure(file, title, line_chart(f"{title}, stage {stage.name}", curves, "update")))
-    return drawn
-
-
 def funnel_figure(run: RunReport, name: str) -> Figure:
     """The funnel as bars on the scale of everything sampled."""
     funnel = run.funnels[name]
@@ -144,11 +106,6 @@ def funnel_figure(run: RunReport, name: str) -> Figure:
 
 
 def all_figures(run: RunReport) -> list[Figure]:
-    """Every figure, for the folder beside the report."""
-    training = [figure for stage in run.stages for figure in training_figures(run, stage)]
+    """Every figure of these, for the folder beside the report."""
     funnels = [funnel_figure(run, name) for name in run.funnels]
-    return [*result_figures(run), *difference_figures(run), *gap_figures(run), *training, *funnels]
-
-
-def _points(rows: list[dict[str, Any]], metric: str) -> tuple[list[float], list[float | None]]:
-    return [row["step"] for row in rows], [row.get(metric) for row in rows]
+    return [*result_figures(run), *difference_figures(run), *gap_figures(run), *funnels]

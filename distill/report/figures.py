@@ -101,7 +101,8 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str) -> str:
     low, high = min(0.0, *ys), max(*ys, ticks[-1])
     high = high if high > low else low + 1.0
     first, last = min(xs), max(xs)
-    left, right, top, bottom = 38, WIDTH - MARGIN, 8 if len(curves) == 1 else 24, 150
+    left = max(38, 12 + 7 * max(len(number(tick)) for tick in ticks))
+    right, top, bottom = WIDTH - MARGIN, 8 if len(curves) == 1 else 24, 150
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - first) / (last - first) if last > first else 0.5
@@ -190,7 +191,7 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
 def number(value: float) -> str:
     """A number for an axis: short, with a true minus sign."""
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return text.replace("-", "\u2212")
+    return text.replace("e-0", "e-").replace("-", "\u2212")
 
 
 def _thin(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float], list[float]]:

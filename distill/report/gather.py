@@ -10,7 +10,9 @@ from typing import Any
 
 from distill.errors import RunFailed
 from distill.recipe import CompareStage, GrpoStage, Recipe, SampleStage, SftStage
+from distill.recipe_rewards import RewardStage
 from distill.report.excerpts import SuiteExcerpt, TraceExcerpt, choose_answers, choose_traces
+from distill.report.followed import Followed, choose_followed
 from distill.runs import MetricsLog
 from distill.shards import read_parquet, read_rows
 
@@ -20,7 +22,7 @@ ROLE_ORDER = ("base", "teacher", "student", "baseline")
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One stage: what it is, what it made, what it took (None, 0: not finished), and its metrics rows."""
+    """One stage: what it is, what it made, what it took (None, 0: not finished), its metrics rows, whom it followed."""
 
     name: str
     kind: str
@@ -29,6 +31,7 @@ class StageReport:
     generated_tokens: int
     trained_tokens: int
     metrics: list[dict[str, Any]]
+    followed: list[Followed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +139,11 @@ def _stage(run_path: Path, number: int, recipe: Recipe, absent: list[str]) -> St
     told = [] if isinstance(stage, CompareStage) else absent
     finished = _read_json(folder / "finished.json", told)
     counts = finished.get("counts", {})
-    metrics: list[dict[str, Any]] = []
-    if isinstance(stage, SftStage | GrpoStage):
-        try:
-            metrics = MetricsLog.read(folder / "metrics.jsonl")
-        except RunFailed as error:
-            absent.append(f"Stage {stage.name} has no readable metrics ({_inside(run_path, error)}).")
-        else:
-            if not metrics:
-                absent.append(f"Stage {stage.name} has no metrics.")
+    metrics = followed = list[dict[str, Any]]()
+    if isinstance(stage, SftStage | GrpoStage | RewardStage):
+        metrics = _log(run_path, folder / "metrics.jsonl", "metrics", absent)
+    if isinstance(stage, GrpoStage) and stage.follow.problems:
+        followed = _log(run_path, folder / "followed.jsonl", "followed answers", absent)
     return StageReport(
         name=stage.name,
         kind=stage.kind,
@@ -153,7 +152,21 @@ def _stage(run_path: Path, number: int, recipe: Recipe, absent: list[str]) -> St
         generated_tokens=counts.get("generated_tokens", 0),
         trained_tokens=counts.get("trained_tokens", 0),
         metrics=metrics,
+        followed=choose_followed(followed),
     )
+
+
+def _log(run_path: Path, file: Path, what: str, absent: list[str]) -> list[dict[str, Any]]:
+    """The rows of a stage's log; where there are none, a line in `absent`."""
+    stage = file.parent.name.partition("-")[2]
+    try:
+        rows = MetricsLog.read(file)
+    except RunFailed as error:
+        absent.append(f"Stage {stage} has no readable {what} ({_inside(run_path, error)}).")
+        return []
+    if not rows:
+        absent.append(f"Stage {stage} has no {what}.")
+    return rows
 
 
 def _models(recipe: Recipe, found: dict[str, dict[str, Any]]) -> list[ModelReport]:

@@ -11,13 +11,13 @@ from distill.report.breakdowns import (
     tag_figures,
     trade_off_figures,
 )
+from distill.report.course import training_figures
 from distill.report.drawings import (
     Figure,
     difference_figures,
     funnel_figure,
     gap_figures,
     result_figures,
-    training_figures,
 )
 from distill.report.gather import RunReport
 from distill.report.tables import (

@@ -23,18 +23,15 @@ from distill.report.breakdowns import (
     trade_off_figures,
 )
 from distill.report.drawings import (
-    Figure,
     difference_figures,
     funnel_figure,
     gap_figures,
     result_figures,
-    training_figures,
 )
 from distill.report.excerpts import PROBLEMS_SHOWN, SAMPLES_SHOWN, TRACES_SHOWN
 from distill.report.gather import RunReport
+from distill.report.pieces import figures_html, list_html, table_html
 from distill.report.tables import (
-    Cell,
-    Table,
     cost_table,
     details_table,
     differences_table,
@@ -45,6 +42,7 @@ from distill.report.tables import (
     results_table,
     stages_table,
 )
+from distill.report.training import training_section
 from distill.report.words import (
     PIPELINE_WORDS,
     at_a_glance,
@@ -71,10 +69,10 @@ def render_page(run: RunReport) -> str:
         ("published", "Published", _published(run)),
         ("differences", "Differences", _differences(run)),
         ("trade-offs", "Samples, tokens, size", _trade_offs(run)),
-        ("groups", "Subjects and levels", _figures(tag_figures(run))),
+        ("groups", "Subjects and levels", figures_html(tag_figures(run))),
         ("difficulty", "Difficulty", _difficulty(run)),
         ("cost", "Cost", _cost(run)),
-        ("training", "Training", _training(run)),
+        ("training", "Training", training_section(run)),
         ("traces", "Traces", _traces(run)),
         ("answers", "Answers", _answers(run)),
         ("making", "Making", _making(run)),
@@ -89,7 +87,7 @@ def render_page(run: RunReport) -> str:
         facts=escape(_facts(run)),
         headline=escape(title_line(run)),
         glance=_glance(run),
-        findings=_list(key_findings(run), "findings") + _all_findings(run),
+        findings=list_html(key_findings(run), "findings") + _all_findings(run),
         absent=_absent(run),
         links="".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in shown),
         sections="".join(
@@ -122,15 +120,15 @@ def _results(run: RunReport) -> str:
     for suite in run.suites:
         protocol = protocol_words(run.protocols[suite])
         note = f'<p class="note">Protocol: {escape(protocol)}</p>' if protocol else ""
-        details.append(f"<h3>{escape(suite)}</h3>{_table(details_table(run, suite))}{note}")
-    notes = _list(caveats(run), "note")
-    outcomes = _figures(outcome_figures(run))
+        details.append(f"<h3>{escape(suite)}</h3>{table_html(details_table(run, suite))}{note}")
+    notes = list_html(caveats(run), "note")
+    outcomes = figures_html(outcome_figures(run))
     if outcomes:
         outcomes = f"<h3>What became of every sample</h3>{outcomes}"
-    results = _table(results_table(run)) + _figures(result_figures(run))
+    results = table_html(results_table(run)) + figures_html(result_figures(run))
     if (pipeline := pipeline_table(run)).rows:
         words = f"<h3>Stage by stage</h3><p>{escape(PIPELINE_WORDS)}</p>"
-        results += words + _table(pipeline)
+        results += words + table_html(pipeline)
     return lead + results + notes + outcomes + "".join(details)
 
 
@@ -142,16 +140,16 @@ def _published(run: RunReport) -> str:
         "interval of the measured one; above or below: the measured one lies there with all of its interval. "
         "Numbers of different protocols are not comparable, and are not compared.</p>"
     )
-    return lead + _table(published_table(run))
+    return lead + table_html(published_table(run))
 
 
 def _trade_offs(run: RunReport) -> str:
     parts = []
     if curves := curve_figures(run):
         lead = "<p>pass@k: at least one of k answers is right. cons@k: the answer that most of k give is right.</p>"
-        parts.append(lead + _figures(curves))
+        parts.append(lead + figures_html(curves))
     if spots := trade_off_figures(run):
-        parts.append(f"<h3>Accuracy against what it takes <small>pass@1</small></h3>{_figures(spots)}")
+        parts.append(f"<h3>Accuracy against what it takes <small>pass@1</small></h3>{figures_html(spots)}")
     return "".join(parts)
 
 
@@ -164,7 +162,7 @@ def _difficulty(run: RunReport) -> str:
         "little. In the square, a circle above the diagonal holds problems that the student solves more often than "
         "its teacher.</p>"
     )
-    return lead + _figures(drawn)
+    return lead + figures_html(drawn)
 
 
 def _differences(run: RunReport) -> str:
@@ -176,13 +174,13 @@ def _differences(run: RunReport) -> str:
     )
     gap = (
         "<h3>Gap closed</h3><p>(model \u2212 base) / (teacher \u2212 base): 0 is the base, 1 the teacher.</p>"
-        + _figures(gap_figures(run))
-        + _list(gap_sentences(run), "note")
+        + figures_html(gap_figures(run))
+        + list_html(gap_sentences(run), "note")
         if run.gap_closed
         else ""
     )
-    table = f"<details><summary>As a table</summary>{_table(differences_table(run))}</details>"
-    return lead + _figures(difference_figures(run)) + table + _list(statements(run), "note") + gap
+    table = f"<details><summary>As a table</summary>{table_html(differences_table(run))}</details>"
+    return lead + figures_html(difference_figures(run)) + table + list_html(statements(run), "note") + gap
 
 
 def _cost(run: RunReport) -> str:
@@ -193,23 +191,7 @@ def _cost(run: RunReport) -> str:
         "<p>Tokens that each model took to make. With its teacher: the teacher's own training and the sampling of "
         "the traces counted in.</p>"
     )
-    return lead + _table(table) + _list(cost_notes(run), "note")
-
-
-def _training(run: RunReport) -> str:
-    parts = []
-    for stage in run.stages:
-        if stage.kind == "grpo" and (drawn := training_figures(run, stage)):
-            heading = f"{escape(stage.name)} <small>GRPO, makes {escape(stage.makes or '')}</small>"
-            parts.append(f"<h3>{heading}</h3>{_figures(drawn)}")
-    # One curve each: side by side under one heading.
-    losses = [
-        figure for stage in run.stages if stage.kind == "sft" for figure in training_figures(run, stage)
-    ]
-    if losses:
-        parts.append(f"<h3>Fine-tuning <small>loss in nats per response token</small></h3>{_figures(losses)}")
-    lead = '<p class="note">Points are measurements, lines the mean of their neighbours.</p>'
-    return lead + "".join(parts) if parts else ""
+    return lead + table_html(table) + list_html(cost_notes(run), "note")
 
 
 def _traces(run: RunReport) -> str:
@@ -217,8 +199,8 @@ def _traces(run: RunReport) -> str:
     for name in dict.fromkeys([*run.funnels, *run.traces]):
         parts.append(f"<h3>{escape(name)}</h3>")
         if name in run.funnels:
-            parts.append(f'<div class="beside">{_figures([funnel_figure(run, name)])}')
-            parts.append(f"<div>{_table(funnel_table(run, name))}</div></div>")
+            parts.append(f'<div class="beside">{figures_html([funnel_figure(run, name)])}')
+            parts.append(f"<div>{table_html(funnel_table(run, name))}</div></div>")
             parts.append(f'<p class="note">{escape(funnel_note(run, name))}</p>')
         if name in run.traces:
             excerpt = run.traces[name]
@@ -242,7 +224,7 @@ def _answers(run: RunReport) -> str:
     if not lines:
         return ""
     lead = f"Of each model at most {SAMPLES_SHOWN} answers. A model is right on a problem when more than half are."
-    return _list(lines, "note") + _browser("answers", "", lead)
+    return list_html(lines, "note") + _browser("answers", "", lead)
 
 
 def _making(run: RunReport) -> str:
@@ -255,7 +237,7 @@ def _making(run: RunReport) -> str:
         *((name, versions.get(name)) for name in ("distill", "torch", "transformers", "vllm")),
     ]
     words = ", ".join(f"{name} {value}" for name, value in facts if value is not None)
-    return f'{_table(stages_table(run))}<p class="note">{escape(words)}.</p>'
+    return f'{table_html(stages_table(run))}<p class="note">{escape(words)}.</p>'
 
 
 # ---------------------------------------------------------------------------------------------- pieces
@@ -274,14 +256,14 @@ def _all_findings(run: RunReport) -> str:
     if not run.findings:
         return ""
     summary = f"<summary>Every finding in a sentence ({len(run.findings)})</summary>"
-    return f'<details class="absent">{summary}{_list(run.findings, "note")}</details>'
+    return f'<details class="absent">{summary}{list_html(run.findings, "note")}</details>'
 
 
 def _absent(run: RunReport) -> str:
     if not run.absent:
         return ""
     summary = f"<summary>Not everything is there ({len(run.absent)})</summary>"
-    return f'<details class="absent">{summary}{_list(run.absent, "note")}</details>'
+    return f'<details class="absent">{summary}{list_html(run.absent, "note")}</details>'
 
 
 def _glance(run: RunReport) -> str:
@@ -304,44 +286,6 @@ def _browser(kind: str, name: str, words: str) -> str:
 
 def _shortened(rows: int) -> str:
     return f" The longest {rows:,} lost the middle of their text, and say so there." if rows else ""
-
-
-def _table(table: Table) -> str:
-    words = [column.endswith("*") for column in table.columns]
-    head = "".join(
-        f"<th{_left(left)}>{escape(column.removesuffix('*'))}</th>"
-        for column, left in zip(table.columns, words, strict=True)
-    )
-    lines = []
-    for place, row in enumerate(table.rows):
-        role = f' class="role-{escape(table.roles[place])}"' if table.roles else ""
-        cells = "".join(f"<td{_left(left)}>{_cell(cell)}</td>" for cell, left in zip(row, words, strict=True))
-        lines.append(f"<tr{role}>{cells}</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def _left(left: bool) -> str:
-    return ' class="words"' if left else ""
-
-
-def _cell(cell: Cell | str) -> str:
-    if isinstance(cell, str):
-        return escape(cell)
-    return f"{escape(cell.main)}<small>{escape(cell.aside)}</small>" if cell.aside else escape(cell.main)
-
-
-def _figures(figures: list[Figure]) -> str:
-    drawn = "".join(
-        f"<figure><figcaption>{escape(figure.title)}</figcaption>{figure.svg}</figure>" for figure in figures
-    )
-    # Three stand side by side on a desk, where none of them would be left alone on the last line.
-    style = "figures two" if len(figures) % 3 == 1 else "figures"
-    return f'<div class="{style}">{drawn}</div>' if drawn else ""
-
-
-def _list(lines: list[str], style: str) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="{style}">{items}</ul>' if items else ""
 
 
 def _data(run: RunReport) -> dict[str, Any]:
