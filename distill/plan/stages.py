@@ -12,7 +12,7 @@ from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.grpo import grpo_parts, grpo_training
 from distill.plan.hardware import USABLE, Gpu, find_gpu
 from distill.plan.memory import Parts, Training, host_bytes, training_parts
-from distill.plan.reward import add_judges, plan_reward
+from distill.plan.reward import add_judges_work, judge_parts, plan_reward, with_judges
 from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
 from distill.plan.stage_plan import StagePlan
 from distill.plan.work import (
@@ -35,7 +35,7 @@ from distill.recipe_parts import (
     most_samples,
 )
 from distill.recipe_rewards import RewardStage
-from distill.recipe_rl import most_tokens
+from distill.recipe_rl import looks, most_tokens
 from distill.suites import find_suite
 
 LONGEST_ROW = 1 << 22  # no row is tried beyond
@@ -72,7 +72,6 @@ class Planner:
                 plan = self._sft(stage)
             case GrpoStage():
                 plan = self._grpo(stage)
-                add_judges(self, stage, plan)
             case RewardStage():
                 plan = StagePlan(stage.name, stage.kind, f"{stage.model}, {stage.objective}")
                 plan_reward(self, stage, plan)
@@ -212,11 +211,13 @@ class Planner:
             "hardware.gpus": self.gpus,
         }
 
+        judges = judge_parts(self, stage, plan)
+
         def parts(settings: Settings) -> tuple[Parts, float]:
             row, rows, gpus = (int(str(settings[key])) for key in now)
-            return grpo_parts(
-                grpo_training(shape, stage, row, gpus, self.device), stage, rows, PROMPT + answer
-            )
+            training = grpo_training(shape, stage, row, gpus, self.device)
+            without = grpo_parts(training, stage, rows, PROMPT + answer)
+            return with_judges(without, judges, stage)
 
         def fits(settings: Settings) -> bool:
             return parts(settings)[1] <= self.usable
@@ -241,6 +242,7 @@ class Planner:
             ]
             plan.nearest = nearest_change(now, steps, fits)
         self._grpo_work(plan, stage, answer, int(str(now["engine.max_rows"])))
+        add_judges_work(self, stage, plan, answer)
         return plan
 
     def _grpo_work(self, plan: StagePlan, stage: GrpoStage, answer: int, rows: int) -> None:
@@ -271,6 +273,13 @@ class Planner:
             plan.notes.append("rollouts and updates overlap, and are counted one after the other")
         slowest = max(self._verdicts(part.kind, answers) for part in self.recipe.parts(stage.problems))
         seconds = rollouts * (rolled.seconds + slowest)
+        if followed := stage.follow.problems:
+            times = len(looks(stage.follow.every, stage.steps, stage.steps_per_rollout))
+            asked = generate(
+                shape, self.gpu, prompts=followed, answers=followed, length=length, rows=followed, copies=1, split=1,
+                mfu=self.assumed.mfu,
+            )  # fmt: skip
+            plan.flops, seconds = plan.flops + times * asked.flops, seconds + times * asked.seconds
         plan.hours = (seconds + compute_seconds(learnt, self.gpu, self.gpus, self.assumed.mfu)) / 3600
 
     def _verdicts(self, kind: str, answers: int) -> float:

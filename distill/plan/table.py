@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.plan.hardware import GIB
 
-#: In the order of their columns; a plan shows those that it has.
+#: In the order of their columns; a plan shows those that it has, and what else there is (reward models) behind them.
 PARTS = (
     "weights", "gradients", "moments", "copies", "reference", "activations", "head", "rollout", "cache", "drawing",
     "overhead",
@@ -62,7 +62,8 @@ def _costs(row: dict[str, Any]) -> list[str]:
 
 def _memory(stages: Sequence[dict[str, Any]]) -> list[str]:
     used = [stage for stage in stages if stage["memory"]]
-    parts = [part for part in PARTS if any(part in stage["memory"] for stage in used)]
+    there = dict.fromkeys(part for stage in used for part in stage["memory"])
+    parts = [*(part for part in PARTS if part in there), *(part for part in there if part not in PARTS)]
     rows = [["stage", *parts, "needs", "fits", "largest that fits"]]
     for stage in used:
         numbers = [_gib(stage["memory"].get(part)) for part in parts]
