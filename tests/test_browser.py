@@ -250,3 +250,22 @@ def test_one_stop_in_a_list_however_long_it_is(shown: Browser) -> None:
         "[...document.querySelectorAll('.list')].map((l) => l.querySelectorAll('[tabindex=\"0\"]').length)"
     )
     assert stops == [1, 1]
+
+
+# ---------------------------------------------------------------------------------------------- what is folded
+
+
+def test_followed_problems_open_by_keyboard_and_fit_a_phone_with_hostile_texts(shown: Browser) -> None:
+    shown.show(*SIZES["phone"], "dark")
+    closed = "[...document.querySelectorAll('#training .fold, #training .followed')].filter((node) => node.open).length"
+    assert shown.evaluate(closed) == 0
+    for summary in ("#training .fold:has(.followed) > summary", "#training .followed > summary"):
+        shown.evaluate(f"document.querySelector('{summary}').focus()")
+        shown.press("Enter")
+    assert shown.evaluate(closed) == 2
+    text = shown.evaluate("document.querySelector('.followed .looks .text').textContent")
+    assert text == report_run.HOSTILE.replace("\ud83d", "")
+    shown.evaluate("document.querySelectorAll('#training details').forEach((node) => { node.open = true; })")
+    assert shown.evaluate(OVERFLOWING) == []
+    assert shown.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"][0]
+    assert shown.evaluate("document.querySelectorAll('#training mark').length") > 0

@@ -206,3 +206,10 @@ def test_a_followed_log_that_is_spoilt_or_missing_is_told(path: Path, tmp_path: 
     run = gather(tmp_path, report_run.make_recipe(), {})
     assert any("zero has no readable followed answers" in line for line in run.absent)
     assert "Stage rl has no followed answers." in run.absent
+
+
+def test_a_short_problem_is_said_once_and_a_long_or_longer_one_whole(run: RunReport) -> None:
+    rows = [row(0, "a", problem="2 + 2?"), row(0, "b", problem="x" * 60), row(0, "c", problem="one\ntwo")]
+    stages = [replace(one, followed=choose_followed(rows)) for one in run.stages if one.name == "zero"]
+    section = training_section(replace(run, stages=stages))
+    assert [section.count(text) for text in ("2 + 2?", "x" * 60, "one\ntwo")] == [1, 2, 1]

@@ -10,6 +10,7 @@ from distill.report.followed import Followed, Look, followed_facts, followed_lea
 from distill.report.gather import RunReport, StageReport
 from distill.report.pieces import figures_html, fold
 
+SHORT = 30  # characters that the summary shows even on a phone
 MARKS = {True: ("right", "\u2713"), False: ("wrong", "\u2717"), None: ("quiet", "\u2013")}
 
 
@@ -54,7 +55,9 @@ def _problem(one: Followed) -> str:
     marks = " ".join(_mark(look) for look in one.looks)
     title = f'<span class="row">{marks} <span>{escape(_first_line(one.problem))}</span></span>'
     looks = "".join(map(_look, one.looks))
-    problem = f'<div class="text problem">{escape(one.problem.strip())}</div>'
+    whole = one.problem.strip()  # said once where the summary has room for all of it
+    short = whole == _first_line(one.problem) and len(whole) < SHORT
+    problem = "" if short else f'<div class="text problem">{escape(whole)}</div>'
     return f'<details class="followed"><summary>{title}</summary>{problem}<ol class="looks">{looks}</ol></details>'
 
 
