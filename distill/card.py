@@ -91,8 +91,7 @@ def sources(recipe: Recipe, model: str) -> tuple[list[str], list[str]]:
     base, teachers = recipe.source_model(model), []
     while isinstance(maker := recipe.maker(model), SftStage | GrpoStage):
         for traces in maker.traces if isinstance(maker, SftStage) else ():
-            harvest = recipe.maker(traces)
-            if isinstance(harvest, SampleStage):
+            for harvest in recipe.harvests(traces):
                 teachers += [name for part in sources(recipe, harvest.model) for name in part]
         model = maker.model
     return [base], [name for name in dict.fromkeys(teachers) if name != base]
@@ -110,14 +109,11 @@ def _data_sets(recipe: Recipe, model: str) -> list[str]:
         if isinstance(maker, GrpoStage):
             found += [hub_name(part.path) for part in recipe.parts(maker.problems)]
         for name in maker.traces if isinstance(maker, SftStage) else ():
-            harvest = recipe.maker(name)
-            if isinstance(harvest, SampleStage):
-                found += [
-                    hub_name(recipe.problems[harvest.problems].path),
-                    *_data_sets(recipe, harvest.model),
-                ]
-            else:
-                found.append(hub_name(recipe.traces[name].path))
+            for harvest in recipe.harvests(name):
+                asked = recipe.problems[harvest.problems]
+                found += [hub_name(asked.path), *_data_sets(recipe, harvest.model)]
+            if (given := recipe.given_traces(name)) is not None:
+                found.append(hub_name(recipe.traces[given].path))
         model = maker.model
     return [name for name in dict.fromkeys(found) if name]
 
@@ -230,8 +226,7 @@ def _teachers(recipe: Recipe, stage: SftStage | GrpoStage) -> list[tuple[str, st
     """The teacher of each sampled trace set that a stage learns from."""
     found = []
     for name in stage.traces if isinstance(stage, SftStage) else ():
-        if isinstance(harvest := recipe.maker(name), SampleStage):
-            found.append((name, _origin(recipe, harvest.model)))
+        found += [(harvest.makes, _origin(recipe, harvest.model)) for harvest in recipe.harvests(name)]
     return found
 
 
@@ -292,7 +287,8 @@ def _mixed(name: str, part: Mapping[str, int]) -> list[str]:
 def _trace_origin(recipe: Recipe, name: str) -> str:
     harvest = recipe.maker(name)
     if isinstance(harvest, SampleStage):
-        return f"`{harvest.model}`, asked {harvest.problems}"
+        asked = f"to rewrite {harvest.rewrite.traces}" if harvest.rewrite else harvest.problems
+        return f"`{harvest.model}`, asked {asked}"
     source: TraceSource = recipe.traces[name]
     if (world := source.world) is not None:
         flaws = f"{world.wrong_steps:g} of steps wrong, {world.missing_tags:g} without tags"

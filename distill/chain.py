@@ -292,11 +292,13 @@ class Chain:
         from teacher.harvest import harvest
 
         engine, chat = self._engine(stage.model, stage.engine)
+        old = self._traces(stage.rewrite.traces) if stage.rewrite else []
         return harvest(
             stage=stage, engine=engine, chat=chat, problems=self.inputs.problems(stage.problems),
             instruction=self.inputs.instruction(stage.problems), teacher_name=stage.model, seed=self.recipe.seed,
             folder=self.run.traces_folder(stage.makes), suites=self.inputs.kept_out(stage.filters.decontaminate),
-            hourly=self.recipe.hourly, agreement=self.recipe.problems[stage.problems].agreement,
+            hourly=self.recipe.hourly, agreement=self.recipe.problems[stage.problems].agreement, to_rewrite=old,
+            reads=self.inputs.reads(stage.model, stage.engine) if stage.rewrite else None,
         )  # fmt: skip
 
     def _eval(self, stage: EvalStage) -> dict[str, Any]:

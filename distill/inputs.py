@@ -48,6 +48,8 @@ class Inputs:
                 return [stage.model, *stage.traces]
             case GrpoStage():
                 return [stage.model, *(judge.model for judge in stage.rewards.models.values())]
+            case SampleStage() if stage.rewrite:
+                return [stage.model, stage.rewrite.traces]
             case RewardStage() | SampleStage():
                 return [stage.model]
             case EvalStage():
@@ -211,20 +213,18 @@ class Inputs:
                 self._check_lora(stage)
                 load_own(list(stage.rewards.own), f"{at}.rewards.own")
                 check_judges(self.recipe, stage, self.problems(stage.problems))
-                asked, chosen = (
-                    most_tokens(stage.max_tokens),
-                    None if isinstance(stage.max_tokens, int) else True,
-                )
-                most = _most(stage.engine)
+                asked, most = most_tokens(stage.max_tokens), _most(stage.engine)
+                chosen = None if isinstance(stage.max_tokens, int) else True
                 longest = self._fit(f"{at}.max_tokens", asked, [stage.model], texts, chosen, most)
                 check_soft(at, stage.overlong, longest)  # once more: it may have been cut
                 return stage.model_copy(update={} if chosen else {"max_tokens": longest})
             case SampleStage():
-                texts = self._texts(self.problems(stage.problems), self.instruction(stage.problems))
-                asked = stage.sampling.max_tokens
-                longest = self._fit(
-                    f"{at}.sampling.max_tokens", asked, [stage.model], texts, most=_most(stage.engine)
-                )
+                told = stage.rewrite.prompt if stage.rewrite else self.instruction(stage.problems)
+                texts = self._texts(self.problems(stage.problems), told)
+                asked, most = stage.sampling.max_tokens, _most(stage.engine)
+                if stage.rewrite and asked == DEFAULT_LENGTH:  # half is for the trace that is read
+                    most = self.reads(stage.model, stage.engine) // 2
+                longest = self._fit(f"{at}.sampling.max_tokens", asked, [stage.model], texts, most=most)
                 sampling = stage.sampling.model_copy(update={"max_tokens": longest})
                 return stage.model_copy(update={"sampling": sampling})
         return stage
@@ -248,6 +248,11 @@ class Inputs:
             most=_most(stage.engine),
         )
         return suite.with_protocol(None, suite.sampling.model_copy(update={"max_tokens": longest}))
+
+    def reads(self, model: str, engine: Engine) -> int:
+        """Tokens of prompt and completion together."""
+        context: int = self.preview(self.recipe.source_model(model)).context
+        return min(context, _most(engine) or context)
 
     @staticmethod
     def _texts(problems: Sequence[Problem], instruction: str | dict[str, str | None] | None) -> list[str]:

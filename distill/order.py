@@ -112,8 +112,7 @@ def ancestry(recipe: Recipe, model: str) -> tuple[set[str], set[str]]:
     while isinstance(maker, SftStage | GrpoStage) and recipe.role(maker.makes) != "base":
         own.add(maker.name)
         for name in maker.traces if isinstance(maker, SftStage) else ():
-            harvest = recipe.maker(name)
-            if isinstance(harvest, SampleStage):
+            for harvest in recipe.harvests(name):
                 teachers |= {harvest.name}.union(*ancestry(recipe, harvest.model))
         for judge in maker.rewards.models.values() if isinstance(maker, GrpoStage) else ():
             if (trained := recipe.maker(judge.model)) is not None:

@@ -141,16 +141,28 @@ class GrpoStage(Section):
         return with_preset(section)
 
 
+class Rewrite(Section):
+    """The kept traces of the set ``traces``, each given to a sample stage's model to be written anew.
+
+    ``prompt`` is what the model is told, with ``{problem}`` and ``{response}``, the whole text, where they go.
+    """
+
+    traces: str
+    prompt: str
+
+
 class SampleStage(Section):
     """Rejection sampling: a teacher answers every problem several times; verified, well-formed traces are kept.
 
-    ``shard: 3/16`` takes the third of sixteen parts of the problems, cut by the hashes of their ids.
+    ``shard: 3/16`` takes the third of sixteen parts of the problems, cut by the hashes of their ids. With ``rewrite``
+    the model writes traces of these problems anew, each ``samples`` times, instead of answering.
     """
 
     name: Name
     kind: Literal["sample"]
     model: str
     problems: str
+    rewrite: Rewrite | None = None
     makes: Name
     sampling: Sampling = Sampling()
     collect: Collect = FixedCollect()
@@ -244,6 +256,22 @@ class Recipe(Section):
             if isinstance(stage, Trains | SampleStage) and stage.makes == model_or_traces:
                 return stage
         return None
+
+    def harvests(self, traces: str | None) -> list[SampleStage]:
+        """The stages behind a trace set: the one that made it, before it the one whose traces it rewrote, and so on."""
+        found: list[SampleStage] = []
+        while traces is not None and isinstance(maker := self.maker(traces), SampleStage):
+            found.append(maker)
+            traces = maker.rewrite.traces if maker.rewrite else None
+        return found
+
+    def given_traces(self, traces: str) -> str | None:
+        """The set of the ``traces:`` section that this one is, or was rewritten from; None: a model was asked."""
+        for harvest in self.harvests(traces):
+            if harvest.rewrite is None:
+                return None
+            traces = harvest.rewrite.traces
+        return traces
 
     def parts(self, problems: str) -> list[ProblemSource]:
         """The sources of a set of problems: those of its ``sets``, or its own."""

@@ -9,7 +9,16 @@ import itertools
 from collections.abc import Iterable
 
 from distill.errors import UserError
-from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage
+from distill.recipe import (
+    CompareStage,
+    EvalStage,
+    GrpoStage,
+    Recipe,
+    Rewrite,
+    SampleStage,
+    SftStage,
+    Stage,
+)
 from distill.recipe_errors import unknown_name
 from distill.recipe_filters import LANGUAGE_CODES, Filters
 from distill.recipe_parts import (
@@ -147,6 +156,12 @@ def _check_names(recipe: Recipe) -> None:
         if isinstance(stage, SampleStage) and recipe.problems[stage.problems].sets:
             reason = "takes several sets together, which only a grpo stage does"
             raise UserError(f"{at}.problems", stage.problems, reason, "sample each set by a stage of its own")
+        if isinstance(stage, SampleStage) and stage.rewrite:
+            what = "trace set (given, or made by an earlier stage)"
+            _known(f"{at}.rewrite.traces", [stage.rewrite.traces], what, traces)
+            if recipe.problems[stage.problems].agreement is not None:
+                reason = "has problems without references, to which no rewritten trace can be held"
+                raise UserError(f"{at}.problems", stage.problems, reason, "name others, or drop `agreement`")
         if isinstance(stage, GrpoStage) and any(
             part.agreement is not None for part in recipe.parts(stage.problems)
         ):
@@ -188,6 +203,8 @@ def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
                 reason = f"two answers of max_length={stage.max_length} do not fit"
                 raise UserError(f"{at}.micro_batch_tokens", budget, reason, "raise it, or lower max_length")
         case SampleStage():
+            if stage.rewrite:
+                _check_rewrite(at, stage.rewrite, stage.collect)
             _check_collect(f"{at}.collect", stage.collect, hourly)
             fixed = stage.collect.strategy == "fixed"
             check_filters(f"{at}.filters", stage.filters, most_samples(stage.collect, at_first=True))
@@ -240,6 +257,16 @@ def _check_policy_engine(at: str, stage: GrpoStage) -> None:
         raise UserError(
             f"{at}.lora.rank", stage.lora.rank, reason, "lower it, or use `engine: {kind: local}`"
         )
+
+
+def _check_rewrite(at: str, rewrite: Rewrite, collect: FixedCollect | AdaptiveCollect) -> None:
+    for place in ("{problem}", "{response}"):
+        if place not in rewrite.prompt:
+            reason = f"does not say where the {place.strip('{}')} goes"
+            raise UserError(f"{at}.rewrite.prompt", rewrite.prompt, reason, f"write {place} into it")
+    if isinstance(collect, AdaptiveCollect):
+        reason = "cannot tell which traces are worth another rewriting"
+        raise UserError(f"{at}.collect.strategy", collect.strategy, reason, "use `samples` of each")
 
 
 def _check_collect(at: str, collect: FixedCollect | AdaptiveCollect, hourly: float | None) -> None:

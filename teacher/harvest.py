@@ -3,7 +3,8 @@
 While it runs, a shard of undecided traces grows in the folder; at the end the filters decide over all of them at once
 and the shard makes room for the finished set (see `trace_set`). A harvest that is killed at any moment goes on at its
 rows that its shard lacks and ends with the same ones. How many samples a problem gets is fixed, or decided in rounds
-(see `rounds`); a harvest may be of one part of the problems (see `merge`).
+(see `rounds`); a harvest may be of one part of the problems (see `merge`). A stage that rewrites gives its model the
+traces of another set in the place of problems (see `rewriting`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from distill.errors import RunFailed
 from distill.generate.engine import Engine, Requests
 from distill.generate.stream import Shard, fill
 from distill.loops import is_runaway
-from distill.recipe import SampleStage
+from distill.recipe import Rewrite, SampleStage
 from distill.recipe_parts import FixedCollect, most_samples
 from distill.records import Completion, FinishReason, Problem, Trace, Verdict, in_shard, sample_seed
 from distill.runs import Progress
@@ -27,6 +28,7 @@ from distill.verify import Response, check_many
 from teacher.agreement import Agreement
 from teacher.contamination import Suites
 from teacher.measures import measure
+from teacher.rewriting import OF, Rewriting
 from teacher.rounds import CLOCK, Collected, collect_in_rounds
 from teacher.trace_set import FUNNEL, PROBLEMS, TRACES, read_funnel, write_trace_set
 
@@ -47,6 +49,8 @@ def harvest(
     suites: Suites | None = None,
     hourly: float | None = None,
     agreement: float | None = None,
+    to_rewrite: Sequence[Trace] = (),
+    reads: int | None = None,
 ) -> dict[str, int]:
     """Sample, verify and filter, or go on with what is missing.
 
@@ -61,6 +65,8 @@ def harvest(
         suites: the passages of the suites that the stage's filters name, for what is to be kept out.
         hourly: money for an hour of all machines, for a budget of money.
         agreement: the share of a problem's first samples whose answer stands for a missing reference.
+        to_rewrite: the kept traces of the set that ``stage.rewrite`` names.
+        reads: tokens of prompt and completion that the engine has room for; needed for rewriting alone.
 
     Returns:
         ``generated_tokens``, ``traces``, ``kept``, and ``problems_covered`` by at least one kept trace.
@@ -71,16 +77,18 @@ def harvest(
     """
     if (folder / _SHARD).exists() or not (folder / TRACES).exists():
         own = [one for one in problems if stage.shard is None or in_shard(one.id, stage.shard)]
+        rewriting = _rewriting(stage, own, to_rewrite, chat, reads)
+        own = rewriting.problems if rewriting else own
         by_id = {problem.id: problem for problem in own}
         assert len(by_id) == len(own) > 0, "problems without or with repeated ids"
         origin = {"teacher": teacher_name, "engine": engine.name, "sampling": stage.sampling.model_dump()}
 
         def make_rows(completions: list[Completion]) -> list[Row]:
             asked = [by_id[completion.problem_id] for completion in completions]
-            return _make_rows(completions, asked, chat, seed, origin)
+            return _make_rows(completions, asked, chat, seed, origin, rewriting, stage)
 
         def draw(wanted: Sequence[tuple[Problem, range]], which: str) -> None:
-            requests = Requests(wanted, chat, seed, instruction)
+            requests = Requests(wanted, chat, seed, None if rewriting else instruction)
             runaway = is_runaway if stage.collect.abort_runaway else None
             with Progress(f"{stage.name}: {which}", total=len(requests), unit="sample") as progress:
                 fill(shard, requests, engine, stage.sampling, make_rows, progress, runaway)
@@ -93,7 +101,14 @@ def harvest(
             "problems": f"{stage.problems} ({len(problems):,})",
             "instruction": instruction or "none",
         }
-        if isinstance(stage.collect, FixedCollect):
+        if rewriting:
+            assert stage.rewrite and isinstance(stage.collect, FixedCollect), (
+                "the recipe's check lets none through"
+            )
+            draw(rewriting.wanted(stage.collect.samples), "rewriting")
+            found = Collected({"samples per trace": stage.collect.samples}, {}, [])
+            facts |= {"instruction": stage.rewrite.prompt} | _told_of(stage.rewrite, rewriting)
+        elif isinstance(stage.collect, FixedCollect):
             draw([(problem, range(stage.collect.samples)) for problem in own], "harvest")
             found = Collected({"samples per problem": stage.collect.samples}, {}, [])
         else:
@@ -103,6 +118,36 @@ def harvest(
         shard.remove()  # last: while it is there, a restart writes the set again
     (folder / CLOCK).unlink(missing_ok=True)
     return _counts(folder)
+
+
+def _rewriting(
+    stage: SampleStage, own: Sequence[Problem], traces: Sequence[Trace], chat: ChatFormat, reads: int | None
+) -> Rewriting | None:
+    """What the stage writes anew, if it does.
+
+    Raises:
+        RunFailed: no trace is left for it.
+    """
+    if stage.rewrite is None:
+        return None
+    assert reads is not None, "a prompt that holds a trace may be too long"
+    found = Rewriting(stage.rewrite, traces, own, chat, reads - stage.sampling.max_tokens)
+    for reason, count in found.left_out.items():
+        print(f"{stage.name}: left out {count:,} traces: {reason}", file=sys.stderr)
+    if not found.count:
+        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in found.left_out.items())
+        raise RunFailed(
+            f"no trace of {len(traces)} in `{stage.rewrite.traces}` can be rewritten ({reasons})",
+            then="Name the problems that the traces are of, or lower sampling.max_tokens.",
+        )
+    return found
+
+
+def _told_of(rewrite: Rewrite, rewriting: Rewriting) -> dict[str, object]:
+    """For the card: what was rewritten, and what was not."""
+    told = {"rewritten from": f"{rewrite.traces} ({rewriting.count:,} kept traces)"}
+    left_out = "; ".join(f"{reason}: {count:,}" for reason, count in rewriting.left_out.items())
+    return {**told, "left out before": left_out} if left_out else {**told}
 
 
 def _write(
@@ -145,6 +190,8 @@ def _make_rows(
     chat: ChatFormat,
     run_seed: int,
     origin: dict[str, Any],
+    rewriting: Rewriting | None,
+    stage: SampleStage,
 ) -> list[Row]:
     """The undecided trace of each completion, verified, as a row of the shard."""
     responses = [
@@ -154,6 +201,10 @@ def _make_rows(
     judgements = check_many(responses, tags=(chat.tags, *KNOWN_TAGS))
     rows = []
     for completion, response, judgement in zip(completions, responses, judgements, strict=True):
+        measures = measure(response.text, chat.tags)
+        if rewriting is not None:
+            samples = most_samples(stage.collect)
+            measures[OF] = rewriting.of(completion.problem_id, completion.sample_index, samples)
         engine_failed = completion.finish_reason is FinishReason.ERROR  # which says nothing of the teacher
         trace = Trace.of(
             response.problem,
@@ -165,7 +216,7 @@ def _make_rows(
             seed=sample_seed(run_seed, completion.problem_id, completion.sample_index),
             verdict=Verdict.ERROR if engine_failed else judgement.verdict,
             extracted=judgement.extracted,
-            measures=measure(response.text, chat.tags),
+            measures=measures,
             kept=False,
             reason=_UNDECIDED,
             **origin,

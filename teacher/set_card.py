@@ -67,9 +67,12 @@ def origin_of(folder: Path, funnel: Mapping[str, Any], licence: str | None) -> O
     told = str(facts.get("imported from", facts.get("problems", "unknown")))
     data: str | None = hub_name(told) or told
     run: dict[str, object] = {}
+    rewritten: str | None = None
     if found := _run_of(folder):
         recipe, stage, manifest = found
-        entries = [name for part in sources(recipe, stage.model) for name in part]
+        behind = recipe.harvests(stage.makes)  # of a rewritten set those who wrote it first, too
+        written = [name for harvest in behind for part in sources(recipe, harvest.model) for name in part]
+        entries = dict.fromkeys(written)
         paths = {name: recipe.models[name].path for name in entries}
         # Those that are built at random are of nobody.
         models = [hub_name(path) or Path(path).name for path in paths.values() if path is not None]
@@ -77,8 +80,12 @@ def origin_of(folder: Path, funnel: Mapping[str, Any], licence: str | None) -> O
             teachers[stage.model] = hub
         asked = recipe.problems[stage.problems]
         data = None if asked.path is None else hub_name(asked.path) or Path(asked.path).name
+        if (given := recipe.given_traces(stage.makes)) is not None:
+            rewritten = hub_name(recipe.traces[given].path) or given
         run = {"recipe": recipe.name, "run's seed": recipe.seed, "sampled with": _ran_with(manifest)}
-    known = {licence_of(name).id for name in models} | ({licence_of_data(data)} if data else set())
+    known = {licence_of(name).id for name in models} | {
+        licence_of_data(one) for one in (data, rewritten) if one
+    }
     agreed = next(iter(known)) if len(known) == 1 else None
     return Origin(teachers, models, data, licence or agreed or UNKNOWN, run)
 

@@ -97,6 +97,13 @@ def count_traces(recipe: Recipe, name: str, assumed: Assumptions) -> Counted:
         if maker.collect.keep_per_problem is not None:
             kept = min(kept, maker.collect.keep_per_problem)
         problems = count_problems("problems", maker.problems, recipe.problems[maker.problems], assumed)
+        if maker.rewrite:
+            read = count_traces(recipe, maker.rewrite.traces, assumed)
+            again = read.rows * most_samples(maker.collect)
+            if maker.collect.keep_per_problem is not None:
+                again = min(again, problems.rows * maker.collect.keep_per_problem)
+            told = f"traces.{name}: {read.rows} traces rewritten, as if each passed the filters again"
+            return Counted(again, told)
         told = f"traces.{name}: {problems.rows} problems x {kept}, as if every answer passed the filters"
         return Counted(problems.rows * kept, told)
     source: TraceSource = recipe.traces[name]

@@ -13,7 +13,7 @@ from distill.plan.grpo import grpo_parts, grpo_training
 from distill.plan.hardware import USABLE, Gpu, find_gpu
 from distill.plan.memory import Parts, Training, host_bytes, training_parts
 from distill.plan.reward import add_judges_work, judge_parts, plan_reward, with_judges
-from distill.plan.sizes import Assumptions, count_problems, count_seen, trace_tokens
+from distill.plan.sizes import Assumptions, count_problems, count_seen, count_traces, trace_tokens
 from distill.plan.stage_plan import StagePlan
 from distill.plan.work import (
     PROMPT,
@@ -290,6 +290,8 @@ class Planner:
     def _sample(self, stage: SampleStage) -> StagePlan:
         source = self.recipe.problems[stage.problems]
         counted = count_problems("problems", stage.problems, source, self.assumed)
+        if stage.rewrite:
+            counted = count_traces(self.recipe, stage.rewrite.traces, self.assumed)
         self.tell(counted.told)
         samples = most_samples(stage.collect)
         if stage.collect.strategy == "adaptive":
@@ -307,6 +309,11 @@ class Planner:
         model = self._generating(shape, stage.engine, room)
         self._hold(plan, model)
         self._answer(plan, model, counted.rows, samples, source.kind)
+        if stage.rewrite:
+            read = trace_tokens(self.recipe, stage.rewrite.traces, LONGEST_ROW, self.assumed)
+            flops = forward_flops(shape, counted.rows * read, read)
+            plan.flops += flops
+            plan.hours += compute_seconds(flops, self.gpu, self.gpus, self.assumed.mfu) / 3600
         return plan
 
     def _eval(self, stage: EvalStage) -> StagePlan:

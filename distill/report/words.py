@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from distill.recipe import GrpoStage, Recipe, SampleStage, SftStage
+from distill.recipe import GrpoStage, Recipe, SftStage
 from distill.report.gather import RunReport
 
 #: Pairs of roles by what a reader asks first: does distilling beat RL alone, what did the student gain, ...
@@ -157,13 +157,13 @@ def given_behind(recipe: Recipe, model: str) -> list[str]:
     maker = recipe.maker(model)
     while isinstance(maker, SftStage | GrpoStage) and recipe.role(maker.makes) != "base":
         for name in maker.traces if isinstance(maker, SftStage) else ():
-            harvest = recipe.maker(name)
-            if isinstance(harvest, SampleStage):
+            for harvest in recipe.harvests(name):
                 found += given_behind(recipe, harvest.model)
                 if recipe.role(harvest.model) != "base" and recipe.base(harvest.model) is None:
                     found.append(recipe.source_model(harvest.model))
-            elif recipe.traces[name].path is not None:
-                found.append(name)
+            given = recipe.given_traces(name)
+            if given is not None and recipe.traces[given].path is not None:
+                found.append(given)
         maker = recipe.maker(maker.model)
     return list(dict.fromkeys(found))
 
