@@ -1,4 +1,4 @@
-"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards, publish."""
+"""The commands on trace sets: bring others' in, decide anew on one that is finished, merge shards, review, publish."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.cli_review import add_review
 from distill.errors import UserError
 from distill.export_traces import add_export_traces
 
@@ -16,7 +17,9 @@ EXTRACTS = ("boxed", "hash", "user", "assistant")
 
 def add_traces(commands: Any, command: Any) -> None:
     """Add the command group ``traces``; ``command`` is how `distill.cli` adds one."""
-    group = commands.add_parser("traces", help="import traces, filter them anew, merge shards, export")
+    group = commands.add_parser(
+        "traces", help="import traces, filter them anew, merge shards, review, export"
+    )
     traces = group.add_subparsers(required=True, metavar="COMMAND")
     imports = command(traces, "import", _import, "verify and filter existing traces", recipe=None)
     imports.add_argument("file", metavar="FILE", help="JSONL, Parquet or a hub name")
@@ -74,6 +77,7 @@ def add_traces(commands: Any, command: Any) -> None:
     merges.add_argument("folders", nargs="+", metavar="DIR", help="the trace set of each shard")
     merges.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     add_export_traces(traces, command)
+    add_review(traces, command)
     for sub in (imports, filters):
         sub.add_argument(
             "--set",
@@ -92,7 +96,7 @@ def _import(options: argparse.Namespace) -> None:
     source = _source(options)
     asked = parse_filters("--filter", dict(pair("--filter", item) for item in options.filter))
     settings = {"filters": asked.model_dump(exclude_unset=True)}
-    filters, cap, suites = _settings(settings, options.set)
+    filters, cap, suites = set_settings(settings, options.set)
     if cap is not None:
         raise UserError(
             "--set", "keep_per_problem", "an import keeps all that pass", "set it with traces filter"
@@ -139,7 +143,7 @@ def _filter(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
     filters, keep_per_problem = settings_of(folder)
     settings = {"filters": filters.model_dump(exclude_none=True), "keep_per_problem": keep_per_problem}
-    filters, keep_per_problem, suites = _settings(settings, options.set)
+    filters, keep_per_problem, suites = set_settings(settings, options.set)
     if options.what_if:
         if options.out:
             raise UserError("--out", options.out, "--what-if writes nothing", "give one of the two")
@@ -159,7 +163,7 @@ def _merge(options: argparse.Namespace) -> None:
     show(options, funnel, as_lines(funnel))
 
 
-def _settings(settings: dict[str, Any], overrides: Sequence[str]) -> tuple[Any, int | None, Any]:
+def set_settings(settings: dict[str, Any], overrides: Sequence[str]) -> tuple[Any, int | None, Any]:
     """Filters, cap, and the passages of the suites to keep out, after what ``--set`` says."""
     from distill.recipe_file import override_key, parse_filter_settings
     from distill.suites import find_suite

@@ -207,6 +207,10 @@ def _check_stage(at: str, stage: Stage, hourly: float | None) -> None:
                 _check_rewrite(at, stage.rewrite, stage.collect)
             _check_collect(f"{at}.collect", stage.collect, hourly)
             fixed = stage.collect.strategy == "fixed"
+            if stage.filters.reviewed:
+                reason = "nobody can have looked at what the stage has yet to make"
+                remedy = "drop it; `distill traces reviewed` makes such a set"
+                raise UserError(f"{at}.filters.reviewed", True, reason, remedy)
             check_filters(f"{at}.filters", stage.filters, most_samples(stage.collect, at_first=True))
             if stage.sampling.temperature == 0 and (samples := most_samples(stage.collect)) > 1:
                 reason = f"draws the same completion {samples} times"

@@ -70,7 +70,8 @@ class Filters(Section):
     """What a trace must pass. The first filter that it fails is its reason; ``difficulty`` looks at whole problems.
 
     ``decontaminate`` names the suites that no kept trace may overlap. ``diverse`` is no filter: it has a cap on a
-    problem's kept traces choose those that are unlike one another, where else it takes the first.
+    problem's kept traces choose those that are unlike one another, where else it takes the first. ``reviewed`` is of
+    sets that people have looked at (`distill traces reviewed`): what they kept passes.
     """
 
     finished: bool = True
@@ -85,3 +86,4 @@ class Filters(Section):
     duplicates: bool = True
     near_duplicates: Annotated[NearDuplicates | None, BeforeValidator(_settings)] = None
     diverse: bool = False
+    reviewed: bool = False

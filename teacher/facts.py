@@ -29,11 +29,13 @@ from teacher.reading import Reading, read_all
 #: Added to a suite's name: the share of words that a trace has in common with a text of the suite, 0 where it is clean.
 OVERLAP = "overlap."
 VERDICTS = list(Verdict)
+#: 1 where a person kept a trace, 0 where one dropped it; not there where nobody decided.
+REVIEWED = "reviewed"
 
 _TYPES = {
     "problem": "i", "source": "i", "sample": "q", "tokens": "q", "verdict": "b", "finished": "b", "verified": "b",
     "well_formed": "b", "language": "f", "repetition": "f", "loop": "f", "paragraph": "i", "code": "b",
-    "overlap": "f", "text": "Q",
+    "overlap": "f", "reviewed": "b", "text": "Q",
 }  # fmt: skip
 
 
@@ -124,6 +126,7 @@ class Facts:
             "paragraph": int(measures["longest_paragraph"]),
             "code": trace.kind != "code" and measures["code_blocks"] > 0,
             "overlap": max((measures[OVERLAP + suite] for suite in self._decontaminate), default=0.0),
+            "reviewed": measures.get(REVIEWED) == 1,
             "text": int.from_bytes(
                 hashlib.sha256(trace.completion.encode("utf-8", "surrogatepass")).digest()[:8], "big"
             ),

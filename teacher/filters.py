@@ -54,6 +54,7 @@ def steps(filters: Filters, keep_per_problem: int | None) -> list[str]:
         "duplicates": filters.duplicates,
         "near_duplicates": filters.near_duplicates is not None,
         "keep_per_problem": keep_per_problem is not None,
+        "reviewed": filters.reviewed,
     }
     return [name for name, switched_on in on.items() if switched_on]
 
@@ -118,7 +119,7 @@ def _fails(
 ) -> npt.NDArray[np.bool_]:
     """Which traces fail a filter that looks at each alone (or, ``difficulty``, at its problem) [B]."""
     match name:
-        case "finished" | "verified":
+        case "finished" | "verified" | "reviewed":
             return facts[name] == 0
         case "format":
             return facts["well_formed"] == 0

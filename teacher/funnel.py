@@ -108,6 +108,9 @@ def as_lines(funnel: dict[str, Any]) -> list[str]:
         lines.append(f"problems in {collection['rounds']} rounds: {ended}")
         share = collection["tokens_saved"] / max(collection["tokens_of_most"], 1)
         lines.append(f"tokens saved beside the same number of samples for each: {share:.3f} (estimated)")
+    if review := funnel.get("review"):
+        decided = ", ".join(f"{decision} {number:,}" for decision, number in review.items())
+        lines.append(f"a person's decisions: {decided}")
     verdicts = (f"{name.replace('_', ' ')} {number:,}" for name, number in funnel["verdicts"].items())
     lines.append("verdicts: " + ", ".join(verdicts))
     if len(sources := funnel.get("sources", {})) > 1:

@@ -114,7 +114,7 @@ def _spelled(theirs: str | Taken) -> str:
 def _verified(traces: Iterator[Trace], progress: Progress) -> Iterator[Trace]:
     while chunk := list(islice(traces, _VERIFIED_AT_ONCE)):
         judgements = check_many(
-            [Response(_problem(trace), trace.completion, trace.finish_reason) for trace in chunk]
+            [Response(problem_of(trace), trace.completion, trace.finish_reason) for trace in chunk]
         )
         for trace, judgement in zip(chunk, judgements, strict=True):
             found = {"verdict": judgement.verdict, "extracted": judgement.extracted}
@@ -123,7 +123,8 @@ def _verified(traces: Iterator[Trace], progress: Progress) -> Iterator[Trace]:
         progress.advance(len(chunk))
 
 
-def _problem(trace: Trace) -> Problem:
+def problem_of(trace: Trace) -> Problem:
+    """The problem that a trace's columns tell of."""
     return Problem(
         id=trace.problem_id,
         kind=trace.kind,

@@ -71,7 +71,7 @@ def refilter(
         columns = _gather(folder, filters, None if measured else suites)
         return make_funnel(columns, decide_facts(columns, filters, keep_per_problem), price)
     facts = {**old.get("facts", {}), "filtered from": folder.name}
-    more = {name: old[name] for name in ("collection", "shard") if name in old}
+    more = {name: old[name] for name in ("collection", "shard", "review") if name in old}
     with new_folder(out):
         out.mkdir(parents=True, exist_ok=True)
         if not measured:

@@ -33,8 +33,8 @@ VARIANTS: dict[str, list[str]] = {
     "no refresh": [f"{RL}.reference.refresh_every=null"],
     "kl x 100, no refresh": [f"{RL}.kl.coefficient=0.1", f"{RL}.reference.refresh_every=null"],
     "no clip": [f"{RL}.clip.kind=none"],
-    "4 updates a rollout": [f"{RL}.steps_per_rollout=4"],
-    "4 updates a rollout, no clip": [f"{RL}.steps_per_rollout=4", f"{RL}.clip.kind=none"],
+    "10 updates a rollout": [f"{RL}.steps_per_rollout=10"],
+    "10 updates a rollout, no clip": [f"{RL}.steps_per_rollout=10", f"{RL}.clip.kind=none"],
 }
 
 
