@@ -131,7 +131,10 @@ def parse_filter_settings(raw: dict[str, Any]) -> FilterSettings:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which a key written twice is an error; by default the last one wins without a word."""
+    """YAML in which a key written twice is an error; by default the last one wins without a word.
+
+    A key `on` (or `yes`, `off`, ...) is that word, where YAML 1.1 takes it for a truth value.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -141,6 +144,8 @@ class StrictLoader(yaml.SafeLoader):
                     None, None, f"`{key.value}` stands twice", key.start_mark
                 )
             seen.add(key.value if isinstance(key.value, str) else str(key.start_mark))
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 

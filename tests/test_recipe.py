@@ -224,6 +224,28 @@ def test_a_mistake_names_key_value_reason_and_remedy(
     assert all(part in str(error) for part in (key, reason, remedy))
 
 
+def test_a_key_called_on_is_a_word(tmp_path: Path) -> None:
+    """YAML 1.1 reads it as true, and reward models have it: `on: answer`."""
+    raw = copy.deepcopy(RECIPE)
+    rewards = {"models": {"nice": {"model": "judge", "ON": "whole"}}}
+    raw["stages"][1] |= {"rewards": rewards}
+    judge = {
+        "name": "judge",
+        "kind": "reward",
+        "model": "base",
+        "pairs": {"path": "x.jsonl"},
+        "makes": "judge",
+    }
+    raw["stages"].insert(1, judge)
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(raw, sort_keys=False).replace("'ON':", "on:"))
+    stage = load_recipe(file).stages[2]
+    assert isinstance(stage, GrpoStage) and stage.rewards.models["nice"].on == "whole"
+    override = "stages.zero.rl.rewards.models={nice: {model: judge, on: answer}}"
+    stage = load_recipe(file, [override]).stages[2]
+    assert isinstance(stage, GrpoStage) and stage.rewards.models["nice"].on == "answer"
+
+
 def test_further_mistakes_are_counted() -> None:
     error = refusal(stage(SFT, epochs=0, batch_size=0, optimiser={"betas": 5}))
     assert error.key == "stages.warm.epochs"

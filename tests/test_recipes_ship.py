@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from distill.inputs import Inputs, check_published
 from distill.models import preview
+from distill.plan import make_plan
+from distill.problems import load_problems
 from distill.recipe import CompareStage, EvalStage, GrpoStage, SampleStage, SftStage
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from distill.recipe_rewards import RewardStage
 from eval.published import cells
+from teacher.preferences import read_judged
 from teacher.rewards import weighed
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -102,6 +108,71 @@ def test_the_four_stages_start_from_what_they_start_from_in_the_paper(name: str)
     assert isinstance(dev3, SftStage) and dev3.epochs == 2 and len(dev3.traces) == 2
     (kept,) = [made[traces] for traces in dev3.traces if traces in made]
     assert isinstance(kept, SampleStage) and kept.model == "dev2" and kept.filters.language is not None
+
+
+def test_the_last_updates_of_the_four_stages_ask_reward_models() -> None:
+    """The paper's: in the last 400, helpfulness by pairs on the answer, safety by single answers on all of the text."""
+    recipe = load_recipe(find_recipe("r1-four-stage"))
+    made = {stage.makes: stage for stage in recipe.stages if not isinstance(stage, EvalStage | CompareStage)}
+    last = made["r1"]
+    assert isinstance(last, GrpoStage)
+    assert last.problems_per_step * last.samples_per_problem * last.steps_per_rollout == 8192
+    helpful, safe = (made[name] for name in ("helpful", "safe"))
+    assert isinstance(helpful, RewardStage) and isinstance(safe, RewardStage)
+    assert (helpful.objective, safe.objective) == ("pairwise", "pointwise")
+    for stage in (helpful, safe):
+        assert (stage.batch_size, stage.learning_rate, stage.epochs) == (256, 6e-6, 1)
+    judges = last.rewards.models
+    assert {one.model: one.on for one in judges.values()} == {"helpful": "answer", "safe": "whole"}
+    assert {last.steps - one.from_step for one in judges.values()} == {400}
+    assert all(one.from_step % last.steps_per_rollout == 0 for one in judges.values()), (
+        "at a rollout's beginning"
+    )
+    assert {part.kind for part in recipe.parts(last.problems)} == {"math", "open"}
+
+
+def test_the_four_stages_cold_start_is_rewritten_by_another_model() -> None:
+    recipe = load_recipe(find_recipe("r1-four-stage"))
+    (rewrite, first) = recipe.harvests("cold-start")
+    assert rewrite.rewrite and (first.model, rewrite.model) == ("zero", "writer")
+    assert rewrite.filters.language is not None and first.filters.language is None, "it is to translate"
+
+
+def test_the_preferences_of_the_four_stages_are_read_in_the_form_of_their_pages(tmp_path: Path) -> None:
+    recipe = load_recipe(find_recipe("r1-four-stage"))
+
+    def turns(answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}]
+
+    forms: dict[str, list[dict[str, Any]]] = {
+        "helpfulness": [
+            {"prompt": "Why?", "chosen": turns("Because."), "rejected": turns("No."), "score_chosen": 9.0}
+        ],
+        "safety": [
+            {"prompt": "Why?", "response": one, "category": {}, "is_safe": one == "a"} for one in ("a", "b")
+        ],
+    }
+    read = {}
+    for name, rows in forms.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        stage = recipe.stage(name)
+        assert isinstance(stage, RewardStage)
+        pairs = stage.pairs.model_copy(update={"path": str(file)})
+        judged = read_judged(stage.model_copy(update={"pairs": pairs}))
+        read[name] = [(one.prompt, one.answers, one.good) for one in judged]
+    assert read["helpfulness"] == [("Why?", ("Because.", "No."), True)]
+    assert read["safety"] == [("Why?", ("a",), True), ("Why?", ("b",), False)]
+    source = recipe.problems["requests"].model_copy(update={"path": str(tmp_path / "helpfulness.jsonl")})
+    assert [(one.kind, one.problem) for one in load_problems("requests", source, 0)] == [("open", "Why?")]
+
+
+@pytest.mark.parametrize("name", ["r1-zero", "r1-four-stage"])
+def test_the_recipes_of_r1_fit_the_machine_that_they_name(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    assert [stage["name"] for stage in make_plan(recipe)["stages"] if not stage["fits"]] == []
+    sampling = [stage for stage in recipe.stages if isinstance(stage, GrpoStage | SampleStage | EvalStage)]
+    assert {stage.engine.kind for stage in sampling} == {"vllm"}
 
 
 HARVESTS = [path.stem for path in RECIPES if path.stem.startswith("harvest-")]
