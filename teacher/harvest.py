@@ -19,7 +19,7 @@ from distill.errors import RunFailed
 from distill.generate.engine import Engine, Requests
 from distill.generate.stream import Shard, fill
 from distill.loops import is_runaway
-from distill.recipe import Rewrite, SampleStage
+from distill.recipe import SampleStage
 from distill.recipe_parts import FixedCollect, most_samples
 from distill.records import Completion, FinishReason, Problem, Trace, Verdict, in_shard, sample_seed
 from distill.runs import Progress
@@ -101,18 +101,15 @@ def harvest(
             "problems": f"{stage.problems} ({len(problems):,})",
             "instruction": instruction or "none",
         }
-        if rewriting:
-            assert stage.rewrite and isinstance(stage.collect, FixedCollect), (
-                "the recipe's check lets none through"
-            )
-            draw(rewriting.wanted(stage.collect.samples), "rewriting")
-            found = Collected({"samples per trace": stage.collect.samples}, {}, [])
-            facts |= {"instruction": stage.rewrite.prompt} | _told_of(stage.rewrite, rewriting)
-        elif isinstance(stage.collect, FixedCollect):
-            draw([(problem, range(stage.collect.samples)) for problem in own], "harvest")
-            found = Collected({"samples per problem": stage.collect.samples}, {}, [])
+        if isinstance(stage.collect, FixedCollect):
+            samples = stage.collect.samples
+            each = [(problem, range(samples)) for problem in own]
+            draw(rewriting.wanted(samples) if rewriting else each, "rewriting" if rewriting else "harvest")
+            found = Collected({f"samples per {'trace' if rewriting else 'problem'}": samples}, {}, [])
         else:
+            assert rewriting is None, "the recipe's check lets none through"
             found = collect_in_rounds(stage, own, shard, draw, suites, folder / CLOCK, hourly, agreed)
+        facts |= _told_of(stage, rewriting)
         facts |= {**found.facts, "sampling": stage.sampling.model_dump_json(), "seed": seed}
         _write(folder, stage, problems, own, agreed.judged(shard.rows()), found, facts, suites)
         shard.remove()  # last: while it is there, a restart writes the set again
@@ -143,9 +140,15 @@ def _rewriting(
     return found
 
 
-def _told_of(rewrite: Rewrite, rewriting: Rewriting) -> dict[str, object]:
+def _told_of(stage: SampleStage, rewriting: Rewriting | None) -> dict[str, object]:
     """For the card: what was rewritten, and what was not."""
-    told = {"rewritten from": f"{rewrite.traces} ({rewriting.count:,} kept traces)"}
+    if stage.rewrite is None or rewriting is None:
+        return {}
+    rewrite = stage.rewrite
+    told = {
+        "instruction": rewrite.prompt,
+        "rewritten from": f"{rewrite.traces} ({rewriting.count:,} kept traces)",
+    }
     left_out = "; ".join(f"{reason}: {count:,}" for reason, count in rewriting.left_out.items())
     return {**told, "left out before": left_out} if left_out else {**told}
 
