@@ -111,9 +111,9 @@ def train(
                     state = {"learner": learner.state(), "counts": counts, **rollouts.state()}
                     save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state)
                     saved()
-        if following.due(stage.steps):
-            with at_version(engine, stage.steps):
-                following.look(stage.steps)
+            if following.due(stage.steps):
+                with at_version(engine, stage.steps):
+                    following.look(stage.steps)
     return {"steps": stage.steps, **counts}
 
 

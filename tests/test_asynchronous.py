@@ -274,6 +274,27 @@ def test_a_run_that_stops_leaves_nothing_sampling(trained: Any, monkeypatch: pyt
 # ------------------------------------------------------------------------------------ recipes
 
 
+def test_followed_problems_are_asked_once_of_each_policy_and_by_its_weights(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, bool]] = []
+    real = grpo.Following.look
+
+    def look(self: Any, updates: int) -> None:
+        if self.due(updates):
+            engine = self._engine
+            same = all(map(torch.equal, engine.loaded.model.parameters(), engine._policy.parameters()))
+            asked.append((engine.policy_version, same))
+        real(self, updates)
+
+    monkeypatch.setattr(grpo.Following, "look", look)
+    trained(tmp_path, follow={"problems": 2, "every": 1})
+    rows = MetricsLog.read(tmp_path / "followed.jsonl")
+    assert [row["step"] for row in rows] == [step for step in range(6) for _ in range(2)]
+    assert [version for version, _ in asked] == list(range(6))
+    assert asked[-1][1], "the last look is at the weights that the stage leaves"
+
+
 def test_it_asks_for_a_correction_and_for_a_sampler_of_its_own(tiny_recipe_module: Any) -> None:
     recipe = tiny_recipe_module.tiny_recipe
     ahead = "stages.zero.asynchronous=true"
