@@ -19,6 +19,7 @@ from distill.manifest import surroundings
 from distill.order import ancestry, check_machine, check_order, upstream
 from distill.places import check_belongs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage, Trains
+from distill.recipe_checks import samples_apart
 from distill.recipe_parts import Engine
 from distill.recipe_rewards import RewardStage
 from distill.recipe_rl import most_tokens
@@ -173,9 +174,16 @@ class Chain:
     # ------------------------------------------------------------------------------------------ stages
 
     def _sft(self, stage: SftStage) -> dict[str, Any]:
+        return self._trained(stage, {"max_length": stage.max_length})
+
+    def _grpo(self, stage: GrpoStage) -> dict[str, Any]:
+        return self._trained(stage, {"max_tokens": most_tokens(stage.max_tokens)})
+
+    def _trained(self, stage: SftStage | GrpoStage, told: dict[str, Any]) -> dict[str, Any]:
+        """Train a model, in one process or several, and save it; its counts, with what else is ``told``."""
         from distill import models
 
-        processes = self._processes()
+        processes = self._processes(stage)
         self.place(stage.model)  # built now, if it has to be, and not by each of several processes
         if crew.launched():
             counts, weights = crew.lead(self, stage)
@@ -186,19 +194,19 @@ class Chain:
             counts, _ = self.tune(stage, loaded)
         else:
             if processes > 1:
-                counts, weights = crew.tune_together(processes, self.run, stage.name)
+                counts, weights = crew.train_together(processes, self.run, stage.name)
             else:
                 counts, weights = self.tune(stage, self.start(stage), give_weights=True)
             loaded = self.start(stage, whole=True)  # neither in shards nor in four bits
             models.take_over(loaded, weights)
-        counts |= {"max_length": stage.max_length}
+        counts |= told
         models.save(loaded, self.run.model_folder(stage.makes), self._cards(stage, counts))
         return counts
 
-    def _processes(self) -> int:
+    def _processes(self, stage: SftStage | GrpoStage) -> int:
         """How many train together; one for each GPU (or, where the recipe says `gpu: cpu`, that many on the CPU)."""
         hardware = self.recipe.hardware
-        if hardware is None:
+        if hardware is None or (isinstance(stage, GrpoStage) and samples_apart(stage)):
             return 1
         if self.device.kind == "cpu" and hardware.gpu != "cpu":
             _say(f"no GPU is here ({hardware.gpus} x {hardware.gpu} in the recipe): one process on the CPU")
@@ -224,8 +232,19 @@ class Chain:
         loaded = self.load(stage.model, dtype, **how)
         return loaded if full else models.with_lora(loaded, stage.lora, self.recipe.seed)
 
-    def tune(self, stage: SftStage, loaded: Any, **settings: Any) -> Any:
-        """Fine-tune a model that was started; see `fine_tune` for what may be set."""
+    def tune(self, stage: SftStage | GrpoStage, loaded: Any, **settings: Any) -> Any:
+        """Train a model that was started; its counts, and its weights where ``give_weights`` is set.
+
+        What else may be set stands at `fine_tune` and at `teacher.grpo.train`.
+        """
+        settings = {"saved": lambda: self.run.tick(stage.name)} | settings
+        if isinstance(stage, SftStage):
+            return self._fine_tune(stage, loaded, settings)
+        from distill.chain_rewards import teach
+
+        return teach(self, stage, loaded, settings)
+
+    def _fine_tune(self, stage: SftStage, loaded: Any, settings: dict[str, Any]) -> Any:
         from distill import models
         from distill.student.audit import audit
         from distill.student.mixture import mix
@@ -252,8 +271,7 @@ class Chain:
             )  # fmt: skip
         tuned = fine_tune(
             stage, loaded, self.device, mixture, folder=folder,
-            fingerprint=self.prints[stage.name], seed=self.recipe.seed,
-            **({"saved": lambda: self.run.tick(stage.name)} | settings),
+            fingerprint=self.prints[stage.name], seed=self.recipe.seed, **settings,
         )  # fmt: skip
         return tuned._replace(counts=tuned.counts | {"traces_read": _sizes(traces), "checked": checked})
 
@@ -263,25 +281,6 @@ class Chain:
         if name in self.recipe.traces:
             return load_traces(name, self.recipe.traces[name], self.recipe.seed)
         return read_made_traces(self.run.traces_folder(name))
-
-    def _grpo(self, stage: GrpoStage) -> dict[str, Any]:
-        from distill import models
-        from distill.chain_rewards import judges
-        from teacher.grpo import train
-
-        loaded = self.start(stage)
-        counts = train(
-            stage, loaded, self.device, self.inputs.problems(stage.problems), self.inputs.instruction(stage.problems),
-            folder=self.run.stage_folder(stage.name), fingerprint=self.prints[stage.name], seed=self.recipe.seed,
-            saved=lambda: self.run.tick(stage.name), judges=judges(self, stage),
-        )  # fmt: skip
-        counts |= {"max_tokens": most_tokens(stage.max_tokens)}
-        if stage.method == "qlora":  # adapters are merged into weights that are not in four bits
-            weights = {name: one for name, one in loaded.model.named_parameters() if one.requires_grad}
-            loaded = self.start(stage, whole=True)
-            models.take_over(loaded, weights)
-        models.save(loaded, self.run.model_folder(stage.makes), self._cards(stage, counts))
-        return counts
 
     def _reward(self, stage: RewardStage) -> dict[str, Any]:
         from distill.chain_rewards import train_reward_model

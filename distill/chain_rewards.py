@@ -1,4 +1,4 @@
-"""What a chain does for learnt rewards: trains reward models, and loads those that a GRPO stage asks."""
+"""What a chain does for rewards: trains reward models, and a policy by GRPO, which may ask them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def train_reward_model(chain: Chain, stage: RewardStage) -> dict[str, Any]:
     made = models.LoadedModel(stage.makes, classifier, chat)
     models.save(made, chain.run.model_folder(stage.makes), texts)
     return counts
+
+
+def teach(
+    chain: Chain, stage: GrpoStage, loaded: Any, settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train a policy that was started, by GRPO: the counts, and its weights where ``give_weights`` is set."""
+    from distill.training.world import ALONE, gathered
+    from teacher.grpo import train
+
+    give_weights = settings.pop("give_weights", False)
+    inputs = chain.inputs
+    counts = train(
+        stage, loaded, chain.device, inputs.problems(stage.problems), inputs.instruction(stage.problems),
+        folder=chain.run.stage_folder(stage.name), fingerprint=chain.prints[stage.name], seed=chain.recipe.seed,
+        judges=judges(chain, stage), **settings,
+    )  # fmt: skip
+    if not give_weights:
+        return counts, {}
+    weights = {name: one for name, one in loaded.model.named_parameters() if one.requires_grad}
+    return counts, gathered(weights, settings.get("world", ALONE))
 
 
 def judges(chain: Chain, stage: GrpoStage) -> Any:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from safetensors import SafetensorError
 
 from distill.errors import RunFailed, UserError
-from distill.recipe import SftStage
+from distill.recipe import GrpoStage, SftStage
 from distill.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 COUNTS, WEIGHTS = "counts.json", "trained.safetensors"
 
 
-def tune_together(processes: int, run: RunFolder, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fine-tune in so many processes on this machine; returns the counts and the trained weights.
+def train_together(processes: int, run: RunFolder, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do a training stage in so many processes on this machine; returns the counts and the trained weights.
 
     Raises:
         RunFailed: one of them ended before its work did. What it said is on stderr.
@@ -127,8 +127,8 @@ def follow(path: Path) -> None:
     _leave()
 
 
-def lead(chain: Chain, stage: SftStage) -> Any:
-    """Fine-tune with those that follow; returns the counts and the trained weights."""
+def lead(chain: Chain, stage: SftStage | GrpoStage) -> Any:
+    """Do a training stage with those that follow; returns the counts and the trained weights."""
     from distill.training.world import join, told
 
     join(sharded=True)
@@ -146,7 +146,7 @@ def dismiss() -> None:
         part()
 
 
-def _found(path: Path, name: str) -> tuple[Chain, SftStage]:
+def _found(path: Path, name: str) -> tuple[Chain, SftStage | GrpoStage]:
     """The chain and the stage as a run folder tells them, without owning it."""
     from distill.chain import Chain
     from distill.inputs import Inputs, fingerprints
@@ -158,7 +158,7 @@ def _found(path: Path, name: str) -> tuple[Chain, SftStage]:
     return chain, inputs.fitted(name)
 
 
-def _one_of_many(chain: Chain, stage: SftStage) -> Any:
+def _one_of_many(chain: Chain, stage: SftStage | GrpoStage) -> Any:
     from distill.training.world import join
 
     world = join(sharded=stage.method != "qlora")

@@ -9,7 +9,8 @@ from distill.crew import launched
 from distill.errors import UserError
 from distill.inputs import Inputs
 from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleStage, SftStage, Stage, Trains
-from distill.recipe_parts import PolicyVllm, ServerEngine, VllmEngine
+from distill.recipe_checks import check_together, samples_apart
+from distill.recipe_parts import ServerEngine, VllmEngine
 
 
 def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set[str]) -> None:
@@ -33,7 +34,7 @@ def check_order(recipe: Recipe, due: Sequence[Stage], done: set[str], stale: set
 
 
 def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
-    """Refuse what this machine has no GPUs, vLLM or key for, or a fine-tuning on nodes that nobody started it on.
+    """Refuse what this machine has no GPUs, vLLM or key for, or a training on nodes that nobody started it on.
 
     A machine without any GPU is no reason: a recipe for eight may be tried on a CPU, in one process.
 
@@ -44,17 +45,19 @@ def check_machine(recipe: Recipe, due: Sequence[Stage]) -> None:
         if not isinstance(stage, GrpoStage | SampleStage | EvalStage):
             continue
         key = f"stages.{stage.name}.engine"
+        if isinstance(stage, GrpoStage) and launched():
+            check_together(stage, "this command was started in several processes")
         if isinstance(stage.engine, VllmEngine):
             from distill.generate import vllm_engine
 
-            others = int(isinstance(stage.engine, PolicyVllm) and stage.engine.apart)
+            others = int(isinstance(stage, GrpoStage) and samples_apart(stage))
             vllm_engine.check_vllm(key, stage.engine, others)
         elif isinstance(stage.engine, ServerEngine):
             from distill.generate import server
 
             server.check_server(key, stage.engine)
     hardware = recipe.hardware
-    if hardware is None or launched() or not any(isinstance(stage, SftStage) for stage in due):
+    if hardware is None or launched() or not any(isinstance(stage, SftStage | GrpoStage) for stage in due):
         return
     if hardware.nodes > 1:
         reason = "a process cannot start others on another machine"

@@ -29,6 +29,7 @@ from distill.recipe_parts import (
     ProblemSource,
     SuiteSource,
     TraceSource,
+    VllmEngine,
     most_samples,
 )
 from distill.recipe_rewards import RewardStage
@@ -59,6 +60,9 @@ def check_across(recipe: Recipe) -> None:
     _check_names(recipe)
     for stage in recipe.stages:
         _check_stage(f"stages.{stage.name}", stage, recipe.hourly)
+        gpus = recipe.hardware.gpus * recipe.hardware.nodes if recipe.hardware else 1
+        if isinstance(stage, GrpoStage) and gpus > 1 and not samples_apart(stage):
+            check_together(stage, f"{gpus} GPUs of `hardware` train together")
 
 
 def _check_model(at: str, model: ModelSource) -> None:
@@ -271,6 +275,28 @@ def _check_rewrite(at: str, rewrite: Rewrite, collect: FixedCollect | AdaptiveCo
     if isinstance(collect, AdaptiveCollect):
         reason = "cannot tell which traces are worth another rewriting"
         raise UserError(f"{at}.collect.strategy", collect.strategy, reason, "use `samples` of each")
+
+
+def samples_apart(stage: GrpoStage) -> bool:
+    """Whether samples come from GPUs of their own; one process trains on the first, however many there are."""
+    return isinstance(stage.engine, PolicyVllm) and stage.engine.apart
+
+
+def check_together(stage: GrpoStage, why: str) -> None:
+    """Refuse what only one process can do, where several train a policy; ``why`` says who started them.
+
+    Raises:
+        UserError.
+    """
+    if isinstance(stage.engine, VllmEngine):
+        remedy = "use `engine: {kind: local}`, or one GPU in one process"
+        reason = f"samples for a policy in one process, and {why}"
+        raise UserError(f"stages.{stage.name}.engine.kind", "vllm", reason, remedy)
+    if stage.asynchronous:
+        reason = f"samples beside one process, and {why}"
+        raise UserError(
+            f"stages.{stage.name}.asynchronous", True, reason, "drop it, or use one GPU in one process"
+        )
 
 
 def _check_collect(at: str, collect: FixedCollect | AdaptiveCollect, hourly: float | None) -> None:

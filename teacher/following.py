@@ -20,6 +20,7 @@ from distill.recipe_parts import Sampling
 from distill.recipe_rl import looks, tokens_at
 from distill.records import Completion, Problem, sample_seed
 from distill.runs import MetricsLog
+from distill.training.world import ALONE, World
 from distill.verify import Response, check_many
 from teacher.judges import Judges
 from teacher.rewards import UNGRADED, Answered, score
@@ -42,6 +43,7 @@ class Following:
         folder: Path,
         seed: int,
         judges: Judges | None = None,
+        world: World = ALONE,
     ) -> None:
         self._stage, self._engine, self._chat = stage, engine, chat
         self._problems = Deck(problems, seed).draw(min(stage.follow.problems, len(problems)))
@@ -54,14 +56,16 @@ class Following:
         self._weights = stage.rewards.model_copy(update={"own": {}, "length": 0.0})
         self._log = MetricsLog(folder / FILE)
         self._seen = -1
+        self._first = world.rank == 0  # of several processes one looks: all hold the whole policy meanwhile
 
     def rewind(self, updates: int) -> None:
         """Drop what a resumed stage will see again: a look at these many updates comes after their checkpoint."""
-        self._log.rewind(updates - 1)
+        if self._first:
+            self._log.rewind(updates - 1)
 
     def due(self, updates: int) -> bool:
         """Whether the policy is looked at after so many updates."""
-        return bool(self._problems) and updates in self._looks and updates > self._seen
+        return self._first and bool(self._problems) and updates in self._looks and updates > self._seen
 
     def look(self, updates: int) -> None:
         """Where one is due, ask the policy as the engine holds it, and write down what it says.

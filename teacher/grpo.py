@@ -25,8 +25,9 @@ from distill.runs import MetricsLog, Progress
 from distill.training.activations import keeping, recompute
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.logprobs import token_logprobs
-from distill.training.packing import PackedRow, pack_groups, pack_row
+from distill.training.packing import PackedRow
 from distill.training.update import Updater
+from distill.training.world import ALONE, World, cut_again
 from teacher.advantages import group_advantages, zero_variance
 from teacher.following import Following
 from teacher.judges import Judges
@@ -34,6 +35,7 @@ from teacher.losses import PolicyTerms, Tokens, divergence, grpo_loss, token_wei
 from teacher.reference import Reference
 from teacher.rewards import graded_mean, load_own
 from teacher.rollout import Deck, Rollout, Sampler
+from teacher.shares import DealtRow, of_all, rows_of
 from teacher.turns import rollouts_of
 
 #: What a stage counts over all its updates; ``masked`` completions were cut by the limit and left out of the loss.
@@ -59,6 +61,7 @@ def train(
     seed: int,
     saved: Callable[[], None],
     judges: Judges | None = None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Train ``loaded`` in place; returns the counts of the whole stage.
 
@@ -66,23 +69,25 @@ def train(
         folder: the stage's folder; its metrics and checkpoints are continued when they are of this fingerprint.
         saved: called after each checkpoint. Checkpoints fall on the ends of rollouts only.
         judges: the reward models and people's scores that ``stage.rewards`` names; None: it names none.
+        world: the processes that train together; each has the same model and problems (`teacher.shares`).
 
     Raises:
         UserError: a reward of the user's own cannot be imported.
         RunFailed: a gradient is not finite, a reward failed, or the sampler does not hold the policy.
     """
-    learner = Learner(stage, loaded, device)
+    learner = Learner(stage, loaded, device, world)
     own = load_own(list(stage.rewards.own), f"stages.{stage.name}.rewards.own")
     log = MetricsLog(folder / "metrics.jsonl")
     counts = dict.fromkeys(COUNTED, 0)
-    found = load_checkpoint(folder / "checkpoints", fingerprint)
+    found = load_checkpoint(folder / "checkpoints", fingerprint, world)
     if found:
         learner.restore(found[1]["learner"])
         counts = found[1]["counts"]
-    log.rewind(learner.updates)
+    if world.rank == 0:
+        log.rewind(learner.updates)
     with policy_engine(stage, loaded, device) as engine:
-        sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges)
-        asked = {"folder": folder, "seed": seed, "judges": judges}
+        sampler = Sampler(stage, engine, loaded.chat, instruction, own, seed, judges, world)
+        asked = {"folder": folder, "seed": seed, "judges": judges, "world": world}
         following = Following(stage, engine, loaded.chat, instruction, problems, **asked)
         following.rewind(learner.updates)
         with (
@@ -103,15 +108,16 @@ def train(
                     counts["masked"] += measures["masked"]
                     tokens = {name: counts[name] for name in ("generated_tokens", "trained_tokens")}
                     told = rollout.measures() | synced
-                    log.append({"step": learner.updates, **told, **measures, **tokens})
+                    if world.rank == 0:
+                        log.append({"step": learner.updates, **told, **measures, **tokens})
                     shown = {"reward": told["reward"], "right": told["reward_accuracy"]}
                     progress.advance(1, **{name: value for name, value in shown.items() if value is not None})
                 last = learner.updates - stage.steps_per_rollout
                 if last // stage.checkpoint_every != learner.updates // stage.checkpoint_every:
                     state = {"learner": learner.state(), "counts": counts, **rollouts.state()}
-                    save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state)
+                    save_checkpoint(folder / "checkpoints", learner.updates, fingerprint, state, world)
                     saved()
-            if following.due(stage.steps):
+            if stage.follow.problems:
                 with at_version(engine, stage.steps):
                     following.look(stage.steps)
     return {"steps": stage.steps, **counts}
@@ -120,9 +126,11 @@ def train(
 class Learner:
     """The policy in training, its optimiser and its reference model."""
 
-    def __init__(self, stage: GrpoStage, loaded: LoadedModel, device: Device) -> None:
-        self.stage, self.device = stage, device
-        self.reference = Reference(loaded.model, stage.method != "full") if stage.kl.coefficient else None
+    def __init__(self, stage: GrpoStage, loaded: LoadedModel, device: Device, world: World = ALONE) -> None:
+        self.stage, self.device, self.world = stage, device, world
+        self.reference = (
+            Reference(loaded.model, stage.method != "full", device, world) if stage.kl.coefficient else None
+        )
         if stage.memory.activations != "keep":
             recompute(loaded.model)
         self.updater = Updater(
@@ -133,6 +141,7 @@ class Learner:
             stage.optimiser,
             stage.steps,
             stage.memory,
+            world,
         )
         self.updater.model.train()
 
@@ -184,15 +193,17 @@ class Learner:
         needed = [number for number in batch if self._kl_in("loss") or advantages[number] != 0]
         active = [number for number in needed if number not in masked]
         watched = torch.zeros(len(PolicyTerms._fields), dtype=torch.float64, device=self.device.kind)
-        count = 0
-        for row in self._rows(rollout, active):
+        dealt = self._rows(rollout, active)
+        for number, (row, mine) in enumerate(dealt):
+            # Before the policy's own: it may put other adapters in their place for a moment.
+            reference_N = self._reference_logprobs(row) if self._kl_in("loss") else None
             with keeping(stage.memory.activations):
                 logprobs_N = self._logprobs(row)
             tokens = Tokens(
                 logprobs_N,
                 logprobs_N.detach() if old is None else _gather(old.__getitem__, row),
                 _gather(lambda number: torch.tensor(rollout.sampled[number].logprobs), row),
-                self._reference_logprobs(row) if self._kl_in("loss") else None,
+                reference_N,
                 _of_examples(row, advantages),
                 _of_examples(row, weights),
                 row.example_N.unique_consecutive(return_inverse=True)[1],
@@ -200,12 +211,13 @@ class Learner:
             terms = grpo_loss(
                 tokens, ratio=stage.ratio, clip=stage.clip, kl=stage.kl, correction=stage.correction
             )
-            self.updater.backward(terms.loss)
-            count += len(logprobs_N)
+            self.updater.backward(terms.loss if mine else terms.loss * 0.0, last=number == len(dealt) - 1)
             # Summed where it is made: asking for a number would have a GPU's next row be packed while the GPU waits.
-            watched += torch.stack([value.detach().double() for value in terms])
+            if mine:
+                watched += torch.stack([value.detach().double() for value in terms])
         told = self.updater.step() if active else self.updater.skip()
-        sums = dict(zip(PolicyTerms._fields, watched.tolist(), strict=True))
+        sums = dict(zip(PolicyTerms._fields, self.world.sums(watched.tolist()), strict=True))
+        count = sum(len(rollout.sampled[number].token_ids) for number in active)
         updating = time.monotonic() - began
         sampling, verifying = (
             seconds / stage.steps_per_rollout for seconds in (rollout.seconds_sample, rollout.seconds_verify)
@@ -232,13 +244,9 @@ class Learner:
             "seconds": sampling + verifying + updating,
         }
 
-    def _rows(self, rollout: Rollout, numbers: Sequence[int]) -> list[PackedRow]:
-        longest = max((len(rollout.examples[number].ids) for number in numbers), default=0)
-        room = max(self.stage.micro_batch_tokens, longest)
-        return [
-            pack_row(rollout.examples, row, self.device.kind, share_prompts=True)
-            for row in pack_groups(rollout.examples, numbers, room)
-        ]
+    def _rows(self, rollout: Rollout, numbers: Sequence[int]) -> list[DealtRow]:
+        room = self.stage.micro_batch_tokens
+        return rows_of(self.world, rollout.examples, numbers, room, self.device.kind)
 
     @torch.no_grad()
     def _before(
@@ -246,11 +254,12 @@ class Learner:
     ) -> dict[int, torch.Tensor]:
         """Each completion's log-probabilities under a model before the updates, by the trainer's own arithmetic."""
         found: dict[int, torch.Tensor] = {}
-        for row in self._rows(rollout, range(len(rollout.examples))):
+        for row, mine in self._rows(rollout, range(len(rollout.examples))):
             logprobs_N = logprobs(row)
-            for number in row.example_N.unique().tolist():
+            for number in row.example_N.unique().tolist() if mine else ():
                 found[number] = logprobs_N[row.example_N == number]
-        return found
+        cut_again(self.updater.model)
+        return of_all(self.world, found)
 
     def _divergence(self, rollout: Rollout, old: dict[int, torch.Tensor]) -> torch.Tensor:
         """The estimated divergence of each completion from the reference, (P, G): the sum over its tokens."""

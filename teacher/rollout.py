@@ -15,16 +15,18 @@ import torch
 
 from distill.chat import KNOWN_TAGS, ChatFormat, Example, ThoughtTags, split_thought
 from distill.errors import RunFailed
-from distill.generate.engine import Engine, Instruction, Requests, build_requests, in_order
+from distill.generate.engine import Engine, Instruction, Request, build_requests, in_order
 from distill.recipe import GrpoStage
 from distill.recipe_parts import Sampling
 from distill.recipe_rl import tokens_at
 from distill.records import Completion, FinishReason, Problem, sample_seed
 from distill.reflection import reflective_rate
+from distill.training.world import ALONE, World
 from distill.verify import Response, check_many
 from teacher.advantages import zero_variance
 from teacher.judges import Judges
 from teacher.rewards import UNGRADED, Answered, Own, Scores, score
+from teacher.shares import groups_of
 from teacher.watching import loop_share, solve_rates, target_share
 
 
@@ -174,7 +176,9 @@ class Sampler:
         own: dict[str, Own],
         seed: int,
         judges: Judges | None = None,
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         self._stage, self._engine, self._chat = stage, engine, chat
         self._instruction, self._own, self._seed = instruction, own, seed
         self._judges = judges or Judges(stage.rewards, {})
@@ -184,6 +188,8 @@ class Sampler:
 
         With ``refill``, groups of one reward throughout are discarded and others drawn for them, at most so many times
         (DAPO, Yu et al. 2025, sec. 3.2, who do not bound it); what is then still short is filled with discarded ones.
+
+        Each of several processes samples and judges its share of the groups and is then given the others'.
 
         Raises:
             RunFailed: not one completion could be graded.
@@ -203,11 +209,14 @@ class Sampler:
             problems = deck.draw(
                 missing, lambda one: one.kind != "open" or self._judges.can_judge(one, update)
             )
-            requests = self._requests(problems, number, attempt)
+            mine = groups_of(self._world, len(problems))
+            requests = self._requests(problems, number, attempt, mine)
             drawn = Sampling(temperature=stage.temperature, top_p=1.0, max_tokens=limit)
             sampled = in_order(requests, self._engine.generate(requests, drawn))
+            self._world.wait()
             sampled_at = time.monotonic()
-            made = self._judged(problems, requests, sampled, limit, update)
+            own = self._judged(problems[mine], requests, sampled, limit, update) if requests else None
+            made = joined([part for part in self._world.gather(own) if part is not None])
             sampling += sampled_at - began
             verifying += time.monotonic() - sampled_at
             if stage.refill:
@@ -225,17 +234,20 @@ class Sampler:
         watched |= {f"unread_{name}": int(count_P.sum()) for name, count_P in groups.unread_P.items()}
         return Rollout(*groups[:3], limit, discarded, found.tokens, watched, sampling, verifying)
 
-    def _requests(self, problems: Sequence[Problem], number: int, attempt: int) -> Requests:
-        """The groups' requests; a problem that is drawn for another attempt again gets other samples."""
+    def _requests(
+        self, problems: Sequence[Problem], number: int, attempt: int, chosen: slice
+    ) -> Sequence[Request]:
+        """The chosen groups' requests; a problem that is drawn for another attempt again gets other samples."""
         stage = self._stage
         name = f"{stage.name}/refill-{attempt}" if attempt else stage.name
         seed = sample_seed(self._seed, name, number)
-        return build_requests(problems, stage.samples_per_problem, self._chat, seed, self._instruction)
+        all_ = build_requests(problems, stage.samples_per_problem, self._chat, seed, self._instruction)
+        return all_[chosen.start * stage.samples_per_problem : chosen.stop * stage.samples_per_problem]
 
     def _judged(
         self,
         problems: Sequence[Problem],
-        requests: Requests,
+        requests: Sequence[Request],
         sampled: list[Completion],
         limit: int,
         update: int,

@@ -134,7 +134,7 @@ def test_a_process_that_fails_fails_the_stage(
 def test_started_by_torchrun_the_first_is_the_run_and_the_others_follow(
     tiny_recipe_module: ModuleType, tmp_path: Path
 ) -> None:
-    """A whole recipe: two fine-tunings together, everything between them in the first process alone."""
+    """A whole recipe: what trains is trained together, everything between in the first process alone."""
     recipe = tiny_recipe_module.tiny_recipe()
     run_recipe(recipe, tmp_path / "one")
     file = tiny_recipe_module.write_recipe(tmp_path / "r.yaml", "hardware={gpu: cpu, nodes: 2}")

@@ -308,7 +308,7 @@ def test_the_reference_of_adapters_is_an_explicit_one(
     """Adapters switched off, or those of then in their place, compute what a second model in memory does."""
     ours, rows, _ = trained(**LORA, reference=reference)
     real = grpo.Reference
-    monkeypatch.setattr(grpo, "Reference", lambda model, adapters: real(model, adapters=False))
+    monkeypatch.setattr(grpo, "Reference", lambda model, adapters, *more: real(model, False, *more))
     explicit, rows_explicit, _ = trained(**LORA, reference=reference)
     assert largest(ours) > 1e-3 and rows[-1]["kl"] > 0
     assert [row["kl"] for row in rows] == pytest.approx(

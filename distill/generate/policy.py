@@ -15,6 +15,7 @@ from distill.models import LoadedModel
 from distill.recipe import GrpoStage
 from distill.recipe_parts import PolicyVllm
 from distill.training.products import by_one_library
+from distill.training.world import whole
 
 if TYPE_CHECKING:
     from distill.generate.apart import ApartEngine
@@ -79,7 +80,8 @@ def at_version(engine: LocalEngine | SyncedEngine | ApartEngine, version: int) -
         return
     if isinstance(engine, LocalEngine):
         engine.policy_version = version
-        yield {}
+        with whole(engine.loaded.model):
+            yield {}
         return
     yield engine.sync(version)
     engine.rest()

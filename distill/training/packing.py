@@ -102,6 +102,13 @@ def pack_groups(examples: Sequence[Example], numbers: Sequence[int], room: int) 
     return [[number for part in row for number in parts[part]] for row in pack(lengths, room)]
 
 
+def tokens_of(examples: Sequence[Example], numbers: Sequence[int]) -> int:
+    """Tokens of a row of these examples that share their prompts."""
+    groups = _by_prompt(examples, numbers)
+    prompts = sum(examples[group[0]].prompt_length for group in groups)
+    return prompts + sum(len(examples[number].ids) - examples[number].prompt_length for number in numbers)
+
+
 def _by_prompt(examples: Sequence[Example], numbers: Sequence[int]) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for number in numbers:

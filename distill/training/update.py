@@ -19,7 +19,7 @@ from distill.recipe_parts import Memory, Optimiser, Schedule
 from distill.training.adamw import LeanAdamW
 from distill.training.host_memory import give_back_freed_blocks
 from distill.training.products import quicken
-from distill.training.world import ALONE, World, like, local, spread, without_exchange
+from distill.training.world import ALONE, World, gathered, like, local, spread, without_exchange
 
 
 def learning_rate_at(step: int, steps: int, peak: float, schedule: Schedule) -> float:
@@ -148,10 +148,4 @@ class Updater:
 
     def whole(self) -> dict[str, torch.Tensor]:
         """The trainable weights, whole, on the host. Every process must ask; those after the first get none of them."""
-        found = {}
-        for name, parameter in self.trainable.items():
-            value = parameter.detach()
-            value = value.full_tensor() if isinstance(value, DTensor) else value
-            if self.world.rank == 0:
-                found[name] = value.cpu()
-        return found
+        return gathered(self.trainable, self.world)

@@ -10,8 +10,8 @@ What this does not do: cut one sequence among processes (context parallelism).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -40,11 +40,23 @@ class World:
 
     def sum(self, value: float) -> float:
         """The sum of a number over all processes."""
+        return self.sums([value])[0]
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """The sums of several numbers, each over all processes."""
         if self.size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total)
-        return float(total)
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(totals)
+        return list(map(float, totals))
+
+    def gather(self, part: Any) -> list[Any]:
+        """What each process has, in their order, given to all; it is pickled on the way."""
+        if self.size == 1:
+            return [part]
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        return parts
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -122,6 +134,43 @@ def spread(model: Any, world: World, device: Device) -> Any:
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(model, whole, options=options)
     return model
+
+
+@contextmanager
+def whole(model: torch.nn.Module) -> Iterator[None]:
+    """Within the block every process holds all of a sharded model, as it computes with it, and needs no other.
+
+    Nothing may change the weights in there. All processes enter and leave together; a model that is not in shards
+    stays as it is.
+    """
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        cut_again(model)
+        for part in parts:  # the outermost stays whole between forward and backward pass: FSDP2's default
+            part.set_reshard_after_forward(part is not model, recurse=False)
+
+
+def cut_again(model: torch.nn.Module) -> None:
+    """Drop what is whole of a sharded model: a pass without gradient leaves its outermost weights so."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def gathered(weights: Mapping[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    """The weights, whole, on the host. Every process must ask; those after the first get none of them."""
+    found = {}
+    for name, value in weights.items():
+        value = value.detach()
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        if world.rank == 0:
+            found[name] = value.cpu()
+    return found
 
 
 def without_exchange(model: torch.nn.Module) -> AbstractContextManager[None]:
