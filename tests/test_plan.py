@@ -443,6 +443,10 @@ def test_grpo_holds_policy_and_reference_and_takes_turns() -> None:
     )
     lasting = sum(memory[part] for part in ("weights", "moments", "reference", "overhead"))
     assert stage["needs"] == pytest.approx(lasting + turns)
+    assert memory["rollout"] > 2 * 7_615_616_512, "whole, besides its shards"
+    (single,) = make_plan(parse_recipe(raw | {"hardware": {"gpus": 1, "gpu": "h200-141gb"}}))["stages"]
+    copies = single["memory"]["copies"] - 2 * 7_615_616_512
+    assert single["memory"]["rollout"] - memory["rollout"] == pytest.approx(copies), "what it computes with"
     assert stage["generated_tokens"] == 100 * 32 * 16 * 5400
     section: dict[str, Any] = raw["stages"][0]  # type: ignore[assignment, index]
     section["kl"] = {"coefficient": 0}

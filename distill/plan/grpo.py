@@ -24,9 +24,10 @@ def grpo_training(
 def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> tuple[Parts, float]:
     """Parts of an update and of a rollout, and the sum of what is there at once: the two take turns.
 
-    The reference is sharded as the policy is; adapters need none. For a rollout on several GPUs each holds the
-    policy whole in bf16. vLLM has weights of its own; on a CPU, where it does not sleep, it gives no room back. What
-    samples asynchronously does so during updates, by a copy of what is trained. A sampler apart takes other GPUs.
+    The reference is sharded as the policy is; adapters need none. For a rollout on several GPUs each holds a
+    sharded policy whole in bf16 besides its shards. vLLM has weights of its own; on a CPU, where it does not sleep, it
+    gives no room back. What samples asynchronously does so during updates, by a copy of what is trained. A sampler apart
+    takes other GPUs.
     """
     parts = training_parts(training)
     if stage.kl.coefficient and stage.method == "full":
@@ -34,11 +35,11 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
         parts["reference"] = each * training.shape.parameters / training.gpus
     generating = generation_parts(training.shape, rows, length, 1, training.device)
     local = isinstance(stage.engine, LocalEngine)
-    alone = training.gpus == 1 and local
+    has_it = local and (training.gpus == 1 or training.method == "qlora")  # which is not sharded
     if isinstance(stage.engine, PolicyVllm) and stage.engine.apart:
         return parts, sum(parts.values())
     parts["rollout"] = generating["cache"] + generating["drawing"]
-    parts["rollout"] += parts["copies"] if alone else generating["weights"]
+    parts["rollout"] += parts["copies"] if has_it else generating["weights"]
     if stage.asynchronous:
         whole = 2 if training.weights == "bfloat16" and training.device == "cuda" else 4
         parts["rollout"] += (whole if training.method == "full" else 4) * training.trainable

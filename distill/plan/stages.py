@@ -206,7 +206,7 @@ class Planner:
             "micro_batch_tokens": max(stage.micro_batch_tokens, PROMPT + answer),
             "engine.max_rows": min(
                 stage.engine.max_rows if isinstance(stage.engine, LocalEngine) else MOST_ROWS,
-                -(-per_rollout * stage.samples_per_problem // self.gpus),
+                -(-per_rollout // self.gpus) * stage.samples_per_problem,  # groups stay whole
             ),
             "hardware.gpus": self.gpus,
         }
@@ -235,10 +235,11 @@ class Planner:
             rows = int(str(now["engine.max_rows"]))
             fewer = [rows >> times for times in range(1, rows.bit_length())]
             shorter = [PROMPT + answer] if PROMPT + answer < int(str(now["micro_batch_tokens"])) else []
+            more = self._more_gpus() if isinstance(stage.engine, LocalEngine) else []  # vLLM's policy has one
             steps = [
                 ("micro_batch_tokens", shorter),
                 ("engine.max_rows", fewer),
-                ("hardware.gpus", self._more_gpus()),
+                ("hardware.gpus", more),
             ]
             plan.nearest = nearest_change(now, steps, fits)
         self._grpo_work(plan, stage, answer, int(str(now["engine.max_rows"])))
@@ -262,6 +263,11 @@ class Planner:
         plan.generated_tokens = rollouts * answers * length
         plan.trained_tokens = tokens
         plan.flops = rollouts * rolled.flops + learnt
+        if self.gpus > 1 and prompts < FEW_TRACES * self.gpus:
+            each = prompts / self.gpus
+            plan.notes.append(
+                f"a rollout has {each:g} problems for each GPU: who waits for others costs no time here"
+            )
         if stage.refill:
             most = f"up to {stage.refill + 1} times the samples of a rollout"
             plan.notes.append(f"refill may draw {most}; what it does draw depends on the model: not counted")
