@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from distill import card, crew
-from distill.inputs import HASHED_BYTES, Inputs, fingerprints
+from distill.fingerprints import HASHED_BYTES, fingerprints
+from distill.inputs import Inputs
 from distill.manifest import surroundings
 from distill.order import ancestry, check_machine, check_order, upstream
 from distill.places import check_belongs

@@ -149,7 +149,8 @@ def dismiss() -> None:
 def _found(path: Path, name: str) -> tuple[Chain, SftStage | GrpoStage]:
     """The chain and the stage as a run folder tells them, without owning it."""
     from distill.chain import Chain
-    from distill.inputs import Inputs, fingerprints
+    from distill.fingerprints import fingerprints
+    from distill.inputs import Inputs
     from distill.recipe_file import load_recipe
 
     recipe = load_recipe(path / "recipe.yaml")

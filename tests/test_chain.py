@@ -22,7 +22,7 @@ import pytest
 
 from distill.chain import Chain, run_recipe
 from distill.errors import UserError
-from distill.inputs import fingerprints
+from distill.fingerprints import fingerprints
 from distill.order import stages_towards
 from distill.recipe import Recipe
 from distill.recipe_file import parse_recipe
@@ -226,7 +226,7 @@ def test_a_finished_run_loads_nothing_heavy(tiny_recipe_module: Any, finished: P
 def test_a_change_makes_due_what_stands_on_it(
     recipe: Callable[..., Recipe], undisturbed: Path, override: str, first_due: str
 ) -> None:
-    from distill.inputs import fingerprints
+    from distill.fingerprints import fingerprints
 
     changed = recipe(override)
     markers, prints = finished_stages(undisturbed), fingerprints(changed)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from distill.chain import Chain, run_recipe
 from distill.chat import Example
 from distill.errors import UserError
-from distill.inputs import Inputs, fingerprints
+from distill.fingerprints import fingerprints
+from distill.inputs import Inputs
 from distill.recipe_file import parse_recipe
 from distill.runs import RunFolder
 from distill.training.world import World

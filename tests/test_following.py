@@ -11,7 +11,7 @@ import torch
 
 import teacher.rollout
 from distill.device import Device
-from distill.inputs import fingerprints
+from distill.fingerprints import fingerprints
 from distill.models import load
 from distill.recipe import GrpoStage
 from distill.recipe_file import find_recipe, load_recipe

@@ -20,8 +20,9 @@ from distill.chain import run_recipe
 from distill.chat import ThoughtTags
 from distill.device import Device
 from distill.errors import RunFailed, UserError
+from distill.fingerprints import fingerprints
 from distill.generate.engine import wording
-from distill.inputs import Inputs, fingerprints
+from distill.inputs import Inputs
 from distill.models import LoadedModel, Reader, Scorer, from_causal, load, load_scorer, save
 from distill.order import stages_towards
 from distill.plan import make_plan

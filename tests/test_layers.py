@@ -18,7 +18,7 @@ LAYERS = {
     2: "generate training models problems world world_tokenizer suites traces device",
     3: "student report ask plan",
     4: "cli cli_eval cli_recipe cli_recorded cli_review cli_suites cli_traces chain chain_rewards crew order inputs "
-    "export export_traces",
+    "fingerprints export export_traces",
 }
 LEVEL = {f"distill.{name}": level for level, names in LAYERS.items() for name in names.split()}
 LEVEL |= {"teacher": 3, "eval": 3}

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from distill.plan.fit import Settings
 from distill.plan.memory import Parts
 
+LONGEST_ROW = 1 << 22  # no row is tried beyond
+FEW_TRACES = 4  # of a GPU in an update: fewer cannot be spread evenly
+
 
 @dataclass(slots=True)
 class StagePlan:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from distill.plan.architectures import Shape, check_targets, shape_of
 from distill.plan.engines import MOST_GPUS, MOST_ROWS, Generating
 from distill.plan.fit import Settings, largest, nearest_change
-from distill.plan.grpo import grpo_parts, grpo_training
+from distill.plan.grpo import plan_grpo
 from distill.plan.hardware import USABLE, Gpu, find_gpu
-from distill.plan.memory import Parts, Training, host_bytes, training_parts
-from distill.plan.reward import add_judges_work, judge_parts, plan_reward, with_judges
+from distill.plan.memory import Training, host_bytes, training_parts
+from distill.plan.reward import plan_reward
 from distill.plan.sizes import Assumptions, count_problems, count_seen, count_traces, trace_tokens
-from distill.plan.stage_plan import StagePlan
+from distill.plan.stage_plan import FEW_TRACES, LONGEST_ROW, StagePlan
 from distill.plan.work import (
     PROMPT,
     VERDICT_SECONDS,
@@ -27,20 +27,15 @@ from distill.recipe import CompareStage, EvalStage, GrpoStage, Recipe, SampleSta
 from distill.recipe_parts import (
     Engine,
     Hardware,
-    LocalEngine,
     Lora,
-    PolicyVllm,
     ServerEngine,
     VllmEngine,
     most_samples,
 )
 from distill.recipe_rewards import RewardStage
-from distill.recipe_rl import looks, most_tokens
 from distill.suites import find_suite
 
-LONGEST_ROW = 1 << 22  # no row is tried beyond
 MOST_ON_A_NODE = 8
-FEW_TRACES = 4  # of a GPU in an update: fewer cannot be spread evenly
 
 
 class Planner:
@@ -71,7 +66,7 @@ class Planner:
             case SftStage():
                 plan = self._sft(stage)
             case GrpoStage():
-                plan = self._grpo(stage)
+                plan = plan_grpo(self, stage)
             case RewardStage():
                 plan = StagePlan(stage.name, stage.kind, f"{stage.model}, {stage.objective}")
                 plan_reward(self, stage, plan)
@@ -101,7 +96,7 @@ class Planner:
         """The shape of a model, given or made."""
         return self.shapes(self.recipe.source_model(model))
 
-    def _room(self, plan: StagePlan, models: Sequence[str], asked: int, prompt: int) -> int:
+    def room(self, plan: StagePlan, models: Sequence[str], asked: int, prompt: int) -> int:
         """The length asked for, or what the models have room for behind a prompt."""
         for model in models:
             source = self.recipe.models[self.recipe.source_model(model)]
@@ -117,7 +112,7 @@ class Planner:
     def _sft(self, stage: SftStage) -> StagePlan:
         shape = self.shape(stage.model)
         plan = StagePlan(stage.name, stage.kind, f"{stage.model}, {stage.method}", shape.parameters)
-        longest = self._room(plan, [stage.model], stage.max_length, 0)
+        longest = self.room(plan, [stage.model], stage.max_length, 0)
         memory = stage.memory
         now: Settings = {
             "micro_batch_tokens": stage.micro_batch_tokens,
@@ -162,7 +157,7 @@ class Planner:
             ("memory.activations", after("memory.activations", ["keep", "recompute", "offload"])),
             ("memory.moments", after("memory.moments", ["float32", "8bit"]) if cuda else []),
             ("memory.weights", after("memory.weights", ["float32", "bfloat16"]) if full and cuda else []),
-            ("hardware.gpus", self._more_gpus()),
+            ("hardware.gpus", self.more_gpus()),
             ("method", after("method", ["full", "lora", "qlora"] if cuda else ["full", "lora"])),
         ]
         plan.nearest = nearest_change(now, steps, fits)
@@ -177,7 +172,7 @@ class Planner:
                     rows,
                 )
 
-    def _more_gpus(self) -> list[int]:
+    def more_gpus(self) -> list[int]:
         doubled = [self.gpus << times for times in range(1, 11)]
         return [gpus for gpus in doubled if gpus <= MOST_GPUS] if self.device == "cuda" else []
 
@@ -195,100 +190,7 @@ class Planner:
             idle = "uneven lengths leave some waiting, which costs no time here"
             plan.notes.append(f"an update has {each:g} traces for each GPU: {idle}")
 
-    def _grpo(self, stage: GrpoStage) -> StagePlan:
-        shape = self.shape(stage.model)
-        told = stage.model if stage.method == "full" else f"{stage.model}, {stage.method}"
-        trainable = grpo_training(shape, stage, stage.micro_batch_tokens, 1, self.device).trainable
-        plan = StagePlan(stage.name, stage.kind, told, shape.parameters, trainable)
-        answer = self._room(plan, [stage.model], most_tokens(stage.max_tokens), PROMPT)
-        per_rollout = stage.problems_per_step * stage.steps_per_rollout
-        now: Settings = {
-            "micro_batch_tokens": max(stage.micro_batch_tokens, PROMPT + answer),
-            "engine.max_rows": min(
-                stage.engine.max_rows if isinstance(stage.engine, LocalEngine) else MOST_ROWS,
-                -(-per_rollout // self.gpus) * stage.samples_per_problem,  # groups stay whole
-            ),
-            "hardware.gpus": self.gpus,
-        }
-
-        judges = judge_parts(self, stage, plan)
-
-        def parts(settings: Settings) -> tuple[Parts, float]:
-            row, rows, gpus = (int(str(settings[key])) for key in now)
-            training = grpo_training(shape, stage, row, gpus, self.device)
-            without = grpo_parts(training, stage, rows, PROMPT + answer)
-            return with_judges(without, judges, stage)
-
-        def fits(settings: Settings) -> bool:
-            return parts(settings)[1] <= self.usable
-
-        keys = ["micro_batch_tokens", "engine.max_rows"]
-        if not isinstance(stage.engine, LocalEngine):  # it takes as many rows as it has room for
-            most = int(str(now[keys.pop()]))
-            now["engine.max_rows"] = max(
-                1, largest(lambda rows: fits({**now, "engine.max_rows": rows}), most)
-            )
-        plan.memory, plan.needs = parts(now)
-        for key in keys:
-            plan.largest[key] = largest(lambda value, key=key: fits({**now, key: value}), LONGEST_ROW)  # type: ignore[misc]
-        if plan.needs > self.usable:
-            rows = int(str(now["engine.max_rows"]))
-            fewer = [rows >> times for times in range(1, rows.bit_length())]
-            shorter = [PROMPT + answer] if PROMPT + answer < int(str(now["micro_batch_tokens"])) else []
-            more = self._more_gpus() if isinstance(stage.engine, LocalEngine) else []  # vLLM's policy has one
-            steps = [
-                ("micro_batch_tokens", shorter),
-                ("engine.max_rows", fewer),
-                ("hardware.gpus", more),
-            ]
-            plan.nearest = nearest_change(now, steps, fits)
-        self._grpo_work(plan, stage, answer, int(str(now["engine.max_rows"])))
-        add_judges_work(self, stage, plan, answer)
-        return plan
-
-    def _grpo_work(self, plan: StagePlan, stage: GrpoStage, answer: int, rows: int) -> None:
-        shape, length = self.shape(stage.model), min(self.assumed.tokens_per_trace, answer)
-        rollouts = stage.steps // stage.steps_per_rollout
-        prompts = stage.problems_per_step * stage.steps_per_rollout
-        answers = prompts * stage.samples_per_problem
-        rolled = generate(
-            shape, self.gpu, prompts=prompts, answers=answers, length=length, rows=rows, copies=self.gpus, split=1,
-            mfu=self.assumed.mfu,
-        )  # fmt: skip
-        tokens = rollouts * answers * (PROMPT + length)
-        forwards = (stage.steps_per_rollout > 1) + bool(stage.kl.coefficient)
-        training = grpo_training(shape, stage, stage.micro_batch_tokens, self.gpus, self.device)
-        learnt = training_flops(training, tokens, PROMPT + length)
-        learnt += forwards * forward_flops(shape, tokens, PROMPT + length)
-        plan.generated_tokens = rollouts * answers * length
-        plan.trained_tokens = tokens
-        plan.flops = rollouts * rolled.flops + learnt
-        if self.gpus > 1 and prompts < FEW_TRACES * self.gpus:
-            each = prompts / self.gpus
-            plan.notes.append(
-                f"a rollout has {each:g} problems for each GPU: who waits for others costs no time here"
-            )
-        if stage.refill:
-            most = f"up to {stage.refill + 1} times the samples of a rollout"
-            plan.notes.append(f"refill may draw {most}; what it does draw depends on the model: not counted")
-        if isinstance(stage.engine, PolicyVllm) and stage.engine.apart:
-            plan.notes.append(
-                f"vLLM takes {stage.engine.data_parallel} more GPUs, which are not counted here"
-            )
-        if stage.asynchronous:
-            plan.notes.append("rollouts and updates overlap, and are counted one after the other")
-        slowest = max(self._verdicts(part.kind, answers) for part in self.recipe.parts(stage.problems))
-        seconds = rollouts * (rolled.seconds + slowest)
-        if followed := stage.follow.problems:
-            times = len(looks(stage.follow.every, stage.steps, stage.steps_per_rollout))
-            asked = generate(
-                shape, self.gpu, prompts=followed, answers=followed, length=length, rows=followed, copies=1, split=1,
-                mfu=self.assumed.mfu,
-            )  # fmt: skip
-            plan.flops, seconds = plan.flops + times * asked.flops, seconds + times * asked.seconds
-        plan.hours = (seconds + compute_seconds(learnt, self.gpu, self.gpus, self.assumed.mfu)) / 3600
-
-    def _verdicts(self, kind: str, answers: int) -> float:
+    def verdicts(self, kind: str, answers: int) -> float:
         return answers * VERDICT_SECONDS[kind] / (self.gpu.cores * self.gpus)
 
     # ---------------------------------------------------------------------------------------- generation
@@ -311,7 +213,7 @@ class Planner:
             return plan
         shape = self.shape(stage.model)
         plan = StagePlan(stage.name, stage.kind, stage.model, shape.parameters)
-        room = self._room(plan, [stage.model], stage.sampling.max_tokens, PROMPT)
+        room = self.room(plan, [stage.model], stage.sampling.max_tokens, PROMPT)
         model = self._generating(shape, stage.engine, room)
         self._hold(plan, model)
         self._answer(plan, model, counted.rows, samples, source.kind)
@@ -332,7 +234,7 @@ class Planner:
             find_suite(name, self.recipe.suites).with_protocol(stage.samples, stage.sampling)
             for name in stage.suites
         ]
-        longest = self._room(plan, stage.models, max(suite.sampling.max_tokens for suite in asked), PROMPT)
+        longest = self.room(plan, stage.models, max(suite.sampling.max_tokens for suite in asked), PROMPT)
         widest = max(shapes, key=lambda shape: (shape.parameters, shape.cache))
         self._hold(plan, self._generating(widest, stage.engine, longest))
         for suite in asked:
@@ -357,7 +259,7 @@ class Planner:
     def _ask_elsewhere(self, plan: StagePlan, answers: int, room: int, kind: str) -> None:
         """Tokens and verdicts; memory and hours of a server are its own."""
         plan.generated_tokens += answers * min(self.assumed.tokens_per_trace, room)
-        plan.hours += self._verdicts(kind, answers) / 3600
+        plan.hours += self.verdicts(kind, answers) / 3600
         plan.notes = ["generated by a server: its memory, hours and price are not in this plan"]
 
     def _generating(self, shape: Shape, engine: Engine, room: int) -> Generating:
@@ -406,4 +308,4 @@ class Planner:
         )  # fmt: skip
         plan.generated_tokens += answers * length
         plan.flops += generated.flops
-        plan.hours += (generated.seconds + self._verdicts(kind, answers)) / 3600
+        plan.hours += (generated.seconds + self.verdicts(kind, answers)) / 3600
