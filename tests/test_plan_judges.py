@@ -63,7 +63,6 @@ def alone() -> dict[str, Any]:
         (("stages.rl.rewards.models.nice.problems=all",), 640),
         (("stages.rl.rewards.models.nice.from_step=10",), 160),
         (("stages.rl.rewards.models.nice.from_step=11",), 128),
-        (("stages.rl.rewards.models.nice.from_step=99",), 0),
         (("stages.rl.problems=stories",), 640),
     ],
 )
