@@ -25,6 +25,8 @@ from transformers import AttentionInterface
 from distill.training.packing import Bucket, PackedRow
 
 NAME = "distill"
+#: Segments of at most so many tokens are attended by `_short` on a CPU.
+SHORT = 80
 _KERNEL_TAKES = inspect.signature(varlen_attn).parameters.keys()
 #: Torch 2.10's has no causal windows by this name.
 _KERNEL_FITS = {"window_size", "scale"} <= _KERNEL_TAKES
@@ -91,9 +93,29 @@ def _by_buckets(
     for bucket in packed.buckets:
         tokens = slice(at, at := at + len(bucket.place_T))
         q, k, v = (_Padded.apply(part[tokens], bucket).transpose(1, 2) for part in (q_THD, k_THD, v_THD))
-        out_SLHD = scaled_dot_product_attention(q, k, v, is_causal=True, **shared).transpose(1, 2)
-        parts_THD.append(_Flat.apply(out_SLHD, bucket))
+        if bucket.longest <= SHORT and q.device.type == "cpu" and not shared["dropout_p"]:
+            out = _short(q, k, v, shared["scale"])
+        else:
+            out = scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
+        parts_THD.append(_Flat.apply(out.transpose(1, 2), bucket))
     return torch.cat(parts_THD)
+
+
+def _short(
+    q_SHLD: torch.Tensor, k_SHLD: torch.Tensor, v_SHLD: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Causal attention over whole short segments in batched products, faster on a CPU than its fused kernel's blocks.
+
+    Its weights are kept for the backward pass: 4 H `SHORT` bytes a token at most, which no plan counts.
+    """
+    segments, heads, length, size = k_SHLD.shape
+    group = q_SHLD.shape[1] // heads
+    queries = q_SHLD.reshape(segments * heads, group * length, size)
+    keys, values = (tensor.reshape(segments * heads, length, size) for tensor in (k_SHLD, v_SHLD))
+    mask_LL = torch.full((length, length), -torch.inf, dtype=queries.dtype).triu(1)
+    scale = size**-0.5 if scaling is None else scaling
+    scores = torch.baddbmm(mask_LL.repeat(group, 1), queries, keys.transpose(1, 2), alpha=scale)
+    return torch.bmm(scores.softmax(-1), values).view(q_SHLD.shape)
 
 
 def _one_query(

@@ -30,7 +30,7 @@ from beside import imports_are_done, main, timed
 THREADS = 2
 PROBLEMS, SAMPLES, TOKENS, RATE = 24, 8, 96, 4e-4
 #: Tokens of our rows; of TRL's the fastest of its batches counts. More leave the processor's caches.
-ROW = 4096
+ROW = 2560
 STEPS, QUICK_STEPS = 20, 3
 #: Where the base lies, once it is made: told to the sides by the environment.
 BASE = "DISTILL_BENCH_BASE"
