@@ -14,7 +14,7 @@ import yaml
 from distill import card
 from distill.card_results import BEGIN, END
 from distill.chain import run_recipe
-from distill.inputs import fingerprints
+from distill.fingerprints import fingerprints
 from distill.licences import licence_of, llama_terms, name_to_publish
 from distill.recipe import Recipe, SftStage
 from distill.recipe_file import parse_recipe

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from distill.chain import run_recipe
+from distill.fingerprints import fingerprints
 from distill.generate.engine import Request, Runaway
-from distill.inputs import Inputs, fingerprints
+from distill.inputs import Inputs
 from distill.models import build_folder
 from distill.plan import make_plan
 from distill.plan.sizes import Assumptions

@@ -15,7 +15,7 @@ from fake_server import FakeServer
 from distill.chat import ThoughtTags
 from distill.cli import main
 from distill.errors import RunFailed, UserError
-from distill.inputs import fingerprints
+from distill.fingerprints import fingerprints
 from distill.recipe import Judge as Settings
 from distill.recipe_file import parse_recipe
 from distill.records import Problem
