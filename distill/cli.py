@@ -158,7 +158,7 @@ def _recipes(options: argparse.Namespace) -> None:
         about = text.removeprefix("#").split("\n", 1)[0].strip() if text.startswith("#") else ""
         stages = [stage["name"] for stage in yaml.safe_load(text)["stages"]]
         rows[name] = {"about": about, "stages": stages}
-        lines.append(f"{name:24} {about}\n{'':24} {' > '.join(stages)}")
+        lines.append(f"{name}: {about}\n    {' > '.join(stages)}")
     show(options, rows, lines)
 
 

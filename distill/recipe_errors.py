@@ -33,6 +33,39 @@ STRATEGIES: dict[str, type[Section]] = {"fixed": FixedCollect, "adaptive": Adapt
 _BRANCHES: dict[str, Any] = STAGE_KINDS | ENGINE_KINDS | STRATEGIES
 
 
+#: What TRL and open-r1 call some of our keys, from a stage or from the section that holds the last part.
+TRL_NAMES = {
+    "num_generations": "samples_per_problem",
+    "steps_per_generation": "steps_per_rollout",
+    "max_completion_length": "max_tokens",
+    "max_steps": "steps",
+    "save_steps": "checkpoint_every",
+    "beta": "kl.coefficient",
+    "epsilon": "clip.low",
+    "epsilon_high": "clip.high",
+    "loss_type": "aggregate",
+    "scale_rewards": "advantage.scale",
+    "importance_sampling_level": "ratio",
+    "mask_truncated_completions": "overlong.mask",
+    "ref_model_sync_steps": "reference.refresh_every",
+    "ref_model_mixup_alpha": "reference.mix",
+    "reward_funcs": "rewards.own",
+    "reward_weights": "rewards",
+    "use_vllm": "engine",
+    "vllm_mode": "engine",
+    "gradient_checkpointing": "memory.activations",
+    "num_train_epochs": "epochs",
+    "max_seq_length": "max_length",
+    "warmup_ratio": "schedule.warmup",
+    "lr_scheduler_type": "schedule.kind",
+    "max_grad_norm": "optimiser.max_grad_norm",
+    "lora_r": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_target_modules": "lora.targets",
+}
+
+
 def unknown_name(key: str, value: object, what: str, name: str, known: list[str]) -> UserError:
     """There is no such ``what``, with the nearest of the known names."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -53,7 +86,7 @@ def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = R
     match first["type"]:
         case "extra_forbidden":
             known = [field.alias or name for name, field in _section(kind).model_fields.items()]
-            return unknown_name(key, value, "key", str(first["loc"][-1]), known)
+            return _unknown_key(key, value, str(first["loc"][-1]), known, at_top=_section(kind) is Recipe)
         case "missing":
             return UserError(key, None, f"is missing{more}", "add it")
         case "union_tag_not_found":
@@ -72,6 +105,20 @@ def explain(error: ValidationError, raw: dict[str, Any], root: type[Section] = R
     reasons = dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in same)
     reason = ", or ".join(f"{reason[0].lower()}{reason[1:]}" for reason in reasons)
     return UserError(key, value, reason + more, _remedy(first))
+
+
+def _unknown_key(key: str, value: object, name: str, known: list[str], *, at_top: bool) -> UserError:
+    """There is no such key here, with what it is called here, the stages that have it, or the nearest of the known."""
+    called = TRL_NAMES.get(name, "")
+    own = called if called.partition(".")[0] in known else called.rpartition(".")[2]
+    holders = [kind for kind, stage in STAGE_KINDS.items() if name in stage.model_fields]
+    if own.partition(".")[0] in known:
+        hint = f"here it is `{own}`"
+    elif at_top and holders:
+        hint = f"it is a key of a stage ({', '.join(holders)}): stages.NAME.{name}"
+    else:
+        return unknown_name(key, value, "key", name, known)
+    return UserError(key, value, f"there is no key `{name}`", f"{hint}; known: {', '.join(known)}")
 
 
 def _telling(problem: Any) -> int:

@@ -6,6 +6,7 @@ Unknown keys are refused with the nearest valid name. What one field says of ano
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def find_recipe(given: str) -> Path:
     name = path.name.removesuffix(".yaml")
     if name in shipped and str(path.parent) in (".", "recipes"):
         return shipped[name]
-    remedy = f"give a file, or one of: {', '.join(sorted(shipped))}"
+    near = difflib.get_close_matches(name, shipped, n=1, cutoff=0.7)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    remedy = f"{hint}give a file, or one of: {', '.join(sorted(shipped))}"
     raise UserError("RECIPE", given, "no such file, and no recipe of that name ships", remedy)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from distill.errors import UserError
 from distill.recipe_filters import Filters as Filters  # a part like those below, in a file of its own
 from distill.recipe_types import Count, Day, Decay, NonNegative, Number, Place, Positive, Section, Share
 from distill.records import Kind
@@ -307,6 +308,14 @@ class Lora(Section):
     alpha: Positive = 32.0
     dropout: Decay = 0.0
     targets: list[str] | Literal["all-linear"] = "all-linear"
+
+    def check_rank(self, key: str, width: int | None) -> None:
+        """Refuse, as a UserError, a rank above a model's ``width`` (None: not known): it is full training for more."""
+        if width is not None and self.rank > width:
+            reason = (
+                f"is more than the model's width of {width}: adapters would outweigh the matrices beside them"
+            )
+            raise UserError(key, self.rank, reason, "use 8 to 128, or `method: full`")
 
 
 class Optimiser(Section):

@@ -19,6 +19,7 @@ from distill.errors import UserError
 from distill.inputs import Inputs
 from distill.lengths import context_of
 from distill.models import build_folder, count_parameters, load, preview, with_lora
+from distill.plan import Assumptions, make_plan
 from distill.recipe_parts import Architecture, Lora, ModelSource
 
 CPU = Device("cpu", "cpu", False)
@@ -252,6 +253,32 @@ def test_targets_are_checked_before_anything_is_written(
             run_recipe(recipe, tmp_path / "run")
         assert caught.value.key == "stages.distil.lora.targets"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_above_the_width_is_refused_by_run_and_plan(
+    tiny_recipe_module: Any, tmp_path: Path, base: Path
+) -> None:
+    there = ["models.student-blank.build=null", "models.student-blank.tokenizer=null"]
+    there = [*there, f"models.student-blank.path={base}", "stages.distil.method=lora"]
+    good = tiny_recipe_module.tiny_recipe(*there, "stages.distil.lora.rank=16")
+    assert Inputs(good).fitted("distil").method == "lora"
+    recipe = tiny_recipe_module.tiny_recipe(*there, "stages.distil.lora.rank=17")
+    with pytest.raises(
+        UserError, match=r"stages.distil.lora.rank = 17: is more than the model's width of 16"
+    ):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"stages.distil.lora.rank = 17"):
+        make_plan(recipe, Assumptions())
+
+
+@pytest.mark.parametrize("lora", ["{targets: [q_prj]}", "{rank: 4096}"])
+def test_a_plan_refuses_adapters_of_a_policy_that_a_run_would_refuse(
+    tiny_recipe_module: Any, lora: str
+) -> None:
+    recipe = tiny_recipe_module.tiny_recipe("stages.zero.method=lora", f"stages.zero.lora={lora}")
+    with pytest.raises(UserError, match=r"stages.zero.lora.(targets = 'q_prj'|rank = 4096)"):
+        make_plan(recipe, Assumptions())
 
 
 def test_good_targets_pass(tiny_recipe_module: Any) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from distill.errors import UserError
 from distill.recipe import EvalStage, GrpoStage, SampleStage, SftStage
+from distill.recipe_errors import TRL_NAMES
 from distill.recipe_file import find_recipe, load_recipe, parse_recipe
 from distill.recipe_parts import AdaptiveCollect, FixedCollect, Taken, most_samples
 
@@ -88,6 +89,10 @@ def collect(**values: object) -> Change:
 BAD: list[tuple[Change, str, object, str, str]] = [
     # change, key, value, words of the reason, words of the remedy
     (stage(SFT, learning_rat=1), "stages.warm.learning_rat", 1, "no key", "did you mean `learning_rate`?"),
+    (stage(GRPO, num_generations=8), "stages.zero.rl.num_generations", 8, "no key", "here it is `samples_per_problem`;"),
+    (stage(GRPO, beta=0.04), "stages.zero.rl.beta", 0.04, "no key", "here it is `kl.coefficient`;"),
+    (stage(GRPO, kl={"beta": 0.04}), "stages.zero.rl.kl.beta", 0.04, "no key", "here it is `coefficient`;"),
+    (stage(SFT, num_generations=8), "stages.warm.num_generations", 8, "no key", "known: name"),
     (stage(SFT, epochs=-1), "stages.warm.epochs", -1, "greater than 0", "more than 0"),
     (stage(SFT, epochs="many"), "stages.warm.epochs", "many", "must be a number", "such as 64"),
     (stage(SFT, epochs=True), "stages.warm.epochs", True, "must be a number", "such as 64"),
@@ -204,6 +209,7 @@ BAD: list[tuple[Change, str, object, str, str]] = [
     (lambda raw: raw.update(name="a\n"), "name", "a\n", "pattern", "letters, digits"),
     (lambda raw: raw.pop("name"), "name", None, "missing", "add it"),
     (lambda raw: raw.update(sead=1), "sead", 1, "no key `sead`", "did you mean `seed`?"),
+    (lambda raw: raw.update(steps=5), "steps", 5, "no key `steps`", "a key of a stage (grpo): stages.NAME.steps;"),
     (lambda raw: raw.update(stages=[]), "stages", [], "at least 1", "at least 1"),
     (lambda raw: raw.update(stages=5), "stages", 5, "list", "[first, second]"),
 ]  # fmt: skip
@@ -244,6 +250,27 @@ def test_a_key_called_on_is_a_word(tmp_path: Path) -> None:
     override = "stages.zero.rl.rewards.models={nice: {model: judge, on: answer}}"
     stage = load_recipe(file, [override]).stages[2]
     assert isinstance(stage, GrpoStage) and stage.rewards.models["nice"].on == "answer"
+
+
+def test_a_misspelt_recipe_gets_the_nearest_that_ships() -> None:
+    with pytest.raises(UserError) as caught:
+        find_recipe("quickstartr1")
+    assert caught.value.remedy.startswith("did you mean `quickstart-r1`? give a file, or one of: ")
+    with pytest.raises(UserError) as caught:
+        find_recipe("/elsewhere/mine.yaml")
+    assert caught.value.remedy.startswith("give a file, or one of: ")
+
+
+def test_what_trl_calls_a_key_leads_to_one_that_exists() -> None:
+    for theirs, ours in TRL_NAMES.items():
+        first, _, second = ours.partition(".")
+        led = 0
+        for index in range(len(RECIPE["stages"])):
+            if f"here it is `{ours}`;" in refusal(stage(index, **{theirs: 1})).remedy:
+                led += 1
+                wrong = refusal(stage(index, **{first: {second: "?"} if second else "?"}))
+                assert "there is no key" not in wrong.reason, (theirs, ours)
+        assert led, theirs
 
 
 def test_further_mistakes_are_counted() -> None:

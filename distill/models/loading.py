@@ -345,19 +345,23 @@ def check_lora(stage: SftStage | GrpoStage, name: str, source: ModelSource, *, m
         name: the recipe's entry ``source`` that the stage's model is, or (``made``) descends from.
 
     Raises:
-        UserError: a target names no linear layer, or the base of four-bit weights is an adapter.
+        UserError: a target names no linear layer, the rank is more than the model's width, or the base of four-bit
+            weights is an adapter.
     """
     key = f"models.{name}.path"
     base = base_of_adapter(key, source.path) if source.path else None
     if stage.method == "qlora" and base and not made:
         _refuse_adapter(key, source.path)
-    if stage.method == "full" or stage.lora is None or stage.lora.targets == "all-linear":
+    if stage.method == "full" or stage.lora is None:
         return
     if source.build is not None:
         config = config_of(source.build, load_tokenizer(name, source))
     else:
         assert source.path is not None
         config = _load_config(key, base or source.path)
+    stage.lora.check_rank(f"stages.{stage.name}.lora.rank", getattr(config, "hidden_size", None))
+    if stage.lora.targets == "all-linear":
+        return
     check_targets(f"stages.{stage.name}.lora.targets", stage.lora.targets, meta_model(key, name, config))
 
 

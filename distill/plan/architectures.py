@@ -196,13 +196,16 @@ def shape_of(name: str, source: ModelSource) -> Shape:
     return _from_config(name, source.path)
 
 
-def check_targets(key: str, lora: Lora | None, shape: Shape) -> None:
-    """Refuse adapters on what is no linear layer of a model; a run looks at the model's own modules.
+def check_lora(key: str, lora: Lora | None, shape: Shape) -> None:
+    """Refuse adapters on what is no linear layer of a model, or too large; a run looks at the model's own modules.
 
     Raises:
-        UserError: a target names none.
+        UserError: a target names none, or the rank is more than the model's width.
     """
-    if lora is None or lora.targets == "all-linear":
+    if lora is None:
+        return
+    lora.check_rank(f"{key}.rank", shape.hidden)
+    if lora.targets == "all-linear":
         return
     known = [*shape.linear, *([] if shape.tied else ["lm_head"])]
     for target in lora.targets:
@@ -211,7 +214,7 @@ def check_targets(key: str, lora: Lora | None, shape: Shape) -> None:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`? " if near else ""
             remedy = f"{hint}use some of {', '.join(known)}, or all-linear"
-            raise UserError(key, target, "names no linear layer of the model", remedy)
+            raise UserError(f"{key}.targets", target, "names no linear layer of the model", remedy)
 
 
 def _vocabulary(name: str, source: ModelSource) -> int:

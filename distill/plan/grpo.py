@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from distill.plan.architectures import Shape
+from distill.plan.architectures import Shape, check_lora
 from distill.plan.engines import MOST_ROWS
 from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.memory import Parts, Training, generation_parts, training_parts
@@ -62,6 +62,7 @@ def grpo_parts(training: Training, stage: GrpoStage, rows: int, length: int) -> 
 def plan_grpo(planner: Planner, stage: GrpoStage) -> StagePlan:
     """A GRPO stage's plan: its memory with the nearest change that fits, its tokens and hours."""
     shape = planner.shape(stage.model)
+    check_lora(f"stages.{stage.name}.lora", stage.lora, shape)
     told = stage.model if stage.method == "full" else f"{stage.model}, {stage.method}"
     trainable = grpo_training(shape, stage, stage.micro_batch_tokens, 1, planner.device).trainable
     plan = StagePlan(stage.name, stage.kind, told, shape.parameters, trainable)

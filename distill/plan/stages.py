@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal
 
-from distill.plan.architectures import Shape, check_targets, shape_of
+from distill.plan.architectures import Shape, check_lora, shape_of
 from distill.plan.engines import MOST_GPUS, MOST_ROWS, Generating
 from distill.plan.fit import Settings, largest, nearest_change
 from distill.plan.grpo import plan_grpo
@@ -122,7 +122,7 @@ class Planner:
             "hardware.gpus": self.gpus,
             "method": stage.method,
         }
-        check_targets(f"stages.{stage.name}.lora.targets", stage.lora, shape)
+        check_lora(f"stages.{stage.name}.lora", stage.lora, shape)
         lora, whole_batch = stage.lora or Lora(), stage.batch_size * longest
 
         def training(settings: Settings) -> Training:
