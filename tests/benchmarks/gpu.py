@@ -1,6 +1,7 @@
-"""Everything that fine-tuning was written for a GPU without one: checked and timed, each part on its own.
+"""What was written for a GPU without one: checked and timed, each part on its own.
 
-    python tests/benchmarks/gpu.py --out gpu.jsonl            # all parts, within nine minutes on one H100
+    python tests/benchmarks/gpu.py --out gpu.jsonl            # fine-tuning, within nine minutes on one H100
+    python tests/benchmarks/gpu.py --set grpo --out gpu.jsonl # GRPO's update phase, within nine minutes too
     python tests/benchmarks/gpu.py --part attention
     python tests/benchmarks/gpu.py --device cpu --tiny        # small shapes, that the script itself works
 
@@ -9,7 +10,8 @@ what it had found by then is kept. Each part ends as one line of JSON, appended 
 must all be true. What a part cannot do here stands under ``skipped``, with the reason. Exit code 1: a part failed.
 
 The parts stand in `gpu_parts.py` (machine, attention, head), `gpu_training.py` (models of real shapes), `gpu_peer.py`
-(TRL) and `gpu_methods.py` (every method and memory setting on a small model).
+(TRL) and `gpu_methods.py` (every method and memory setting on a small model); those of GRPO in `gpu_grpo.py` and
+`gpu_grpo_peer.py` (TRL).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Found = dict[str, Any]
-TOTAL = 540  # seconds for all parts; one that has less than SHORTEST left is not begun
+TOTAL = 540  # seconds for all parts of a set; one that has less than SHORTEST left is not begun
 SHORTEST = 10
 MARK = "found: "  # before what a part has found, among what libraries print
 
@@ -60,6 +62,21 @@ PARTS: dict[str, Part] = {
     "methods": Part(
         "gpu_methods", "methods", 75, "every method and memory setting agrees", ("settings", "largest_gap")
     ),
+    "grpo-1.5b": Part(
+        "gpu_grpo", "grpo", 170, "Qwen2.5-1.5B, GRPO's update on 512 x 4k tokens", (*_SPEED, "mfu_whole")
+    ),
+    "trl-grpo-1.5b": Part(
+        "gpu_grpo_peer",
+        "trl",
+        340,
+        "the same by TRL's GRPOTrainer",
+        ("tokens_per_second", "ratio", "ratio_few", "ratio_mixed"),
+    ),
+}
+#: What runs together; each set has nine minutes.
+SETS: dict[str, tuple[str, ...]] = {
+    "sft": tuple(name for name in PARTS if "grpo" not in name),
+    "grpo": ("machine", "grpo-1.5b", "trl-grpo-1.5b"),
 }
 
 
@@ -125,7 +142,10 @@ def main() -> int:
     """Run the parts that are asked for; print the table."""
     parser = argparse.ArgumentParser(prog="gpu.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=PARTS, help="this one alone")
-    parser.add_argument("--list", action="store_true", help="tell the parts and their limits")
+    parser.add_argument(
+        "--set", choices=SETS, default="sft", help="the parts of fine-tuning, or those of GRPO"
+    )
+    parser.add_argument("--list", action="store_true", help="tell the set's parts and their limits")
     parser.add_argument("--out", type=Path, help="a file that each part's line is appended to")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument(
@@ -137,15 +157,15 @@ def main() -> int:
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.list:
-        for name, part in PARTS.items():
-            print(f"{name:12} {part.limit:4} s  {part.about}")
+        for name in SETS[options.set]:
+            print(f"{name:13} {PARTS[name].limit:4} s  {PARTS[name].about}")
         return 0
     place = Place(options.device, options.tiny, options.rate)
     if options.child:
         child(options.child, place)
         return 0
     rows, began = [], time.monotonic()
-    for name in [options.part] if options.part else PARTS:
+    for name in [options.part] if options.part else SETS[options.set]:
         limit = min(PARTS[name].limit, TOTAL - (time.monotonic() - began))
         late = {"part": name, "ok": False, "failed": f"no time left of {TOTAL} s", "seconds": 0.0}
         row = run(name, place, limit) if limit > SHORTEST else late
@@ -170,7 +190,7 @@ def _line(row: Found) -> str:
     if isinstance(reason, dict):
         reason = "; ".join(f"{what} skipped: {why}" for what, why in reason.items())
     lines = [
-        f"{row['part']:12} {verdict:6} {row['seconds']:6.1f} s  {_numbers(row, keys)}  {reason}".rstrip()
+        f"{row['part']:13} {verdict:6} {row['seconds']:6.1f} s  {_numbers(row, keys)}  {reason}".rstrip()
     ]
     for name, one in row.get("runs", {}).items():
         lines.append(f"    {name:34} {one.get('failed') or _numbers(one, keys)}")
