@@ -50,8 +50,8 @@ def planned(*overrides: str, raw: dict[str, Any] | None = None) -> dict[str, Any
     return stage
 
 
-def alone() -> dict[str, Any]:
-    raw = recipe()
+def alone(*overrides: str) -> dict[str, Any]:
+    raw = recipe(*overrides)
     del raw["stages"][0]["rewards"]["models"]
     return planned(raw=raw)
 
@@ -109,6 +109,40 @@ def test_a_judge_reads_after_the_rollout_whose_memory_vllm_still_holds(engine: A
     judges = {"reward model nice": 7.0, "reading": 30.0}
     assert with_judges((parts, 160.0), judges, stage) == (parts | judges, needs)
     assert with_judges((parts, 160.0), {}, stage) == (parts, 160.0)
+
+
+APART = "stages.rl.engine={kind: vllm, apart: true, data_parallel: 3}"
+AHEAD = ("stages.rl.asynchronous=true", "stages.rl.correction={kind: truncate}")
+
+
+def test_a_judge_beside_a_sampler_apart_takes_its_turn_with_the_update_alone() -> None:
+    found, shape = planned(APART), KNOWN[JUDGE]
+    assert "rollout" not in found["memory"]
+    assert found["needs"] == alone(APART)["needs"] + 2 * shape.parameters
+
+
+@pytest.mark.parametrize("engine", [(), (APART,)])
+def test_a_judge_of_a_rollout_ahead_reads_while_the_policy_learns(engine: tuple[str, ...]) -> None:
+    found, without = planned(*AHEAD, *engine), alone(*AHEAD, *engine)
+    more = 2 * KNOWN[JUDGE].parameters + found["memory"]["reading"]
+    assert found["needs"] == without["needs"] + more == sum(found["memory"].values())
+
+
+def test_several_gpus_share_what_a_judge_reads() -> None:
+    one, four = (
+        planned(f"hardware.gpus={n}")["hours"] - alone(f"hardware.gpus={n}")["hours"] for n in (1, 4)
+    )
+    assert four == pytest.approx(one / 4)
+
+
+def test_beside_a_sampler_apart_one_gpu_trains_however_many_there_are() -> None:
+    one, four = (planned(APART, "hardware.hourly=2", f"hardware.gpus={n}") for n in (1, 4))
+    for same in ("memory", "needs", "flops"):
+        assert one[same] == four[same], same
+    assert four["hours"] == pytest.approx(one["hours"], rel=1e-3), "verdicts have the cores of all"
+    assert four["money"] == pytest.approx(4 * one["money"], rel=1e-3)
+    assert "money counts 4 in all" in " ".join(four["notes"])
+    assert planned(APART)["hours"] < planned(APART.replace("3", "1"))["hours"], "copies share the rollout"
 
 
 def test_a_judge_that_does_not_fit_beside_the_policy_is_told_with_what_does() -> None:

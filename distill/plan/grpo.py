@@ -12,6 +12,7 @@ from distill.plan.reward import add_judges_work, judge_parts, with_judges
 from distill.plan.stage_plan import FEW_TRACES, LONGEST_ROW, StagePlan
 from distill.plan.work import PROMPT, compute_seconds, forward_flops, generate, training_flops
 from distill.recipe import GrpoStage
+from distill.recipe_checks import samples_apart
 from distill.recipe_parts import LocalEngine, Lora, PolicyVllm
 from distill.recipe_rl import looks, most_tokens
 
@@ -67,21 +68,22 @@ def plan_grpo(planner: Planner, stage: GrpoStage) -> StagePlan:
     trainable = grpo_training(shape, stage, stage.micro_batch_tokens, 1, planner.device).trainable
     plan = StagePlan(stage.name, stage.kind, told, shape.parameters, trainable)
     answer = planner.room(plan, [stage.model], most_tokens(stage.max_tokens), PROMPT)
+    gpus = 1 if samples_apart(stage) else planner.gpus  # that train together
     per_rollout = stage.problems_per_step * stage.steps_per_rollout
     now: Settings = {
         "micro_batch_tokens": max(stage.micro_batch_tokens, PROMPT + answer),
         "engine.max_rows": min(
             stage.engine.max_rows if isinstance(stage.engine, LocalEngine) else MOST_ROWS,
-            -(-per_rollout // planner.gpus) * stage.samples_per_problem,  # groups stay whole
+            -(-per_rollout // gpus) * stage.samples_per_problem,  # groups stay whole
         ),
-        "hardware.gpus": planner.gpus,
+        "hardware.gpus": gpus,
     }
 
     judges = judge_parts(planner, stage, plan)
 
     def parts(settings: Settings) -> tuple[Parts, float]:
-        row, rows, gpus = (int(str(settings[key])) for key in now)
-        training = grpo_training(shape, stage, row, gpus, planner.device)
+        row, rows, together = (int(str(settings[key])) for key in now)
+        training = grpo_training(shape, stage, row, together, planner.device)
         without = grpo_parts(training, stage, rows, PROMPT + answer)
         return with_judges(without, judges, stage)
 
@@ -106,38 +108,42 @@ def plan_grpo(planner: Planner, stage: GrpoStage) -> StagePlan:
             ("hardware.gpus", more),
         ]
         plan.nearest = nearest_change(now, steps, fits)
-    _work(planner, plan, stage, answer, int(str(now["engine.max_rows"])))
-    add_judges_work(planner, stage, plan, answer)
+    _work(planner, plan, stage, answer, int(str(now["engine.max_rows"])), gpus)
+    add_judges_work(planner, stage, plan, answer, gpus)
     return plan
 
 
-def _work(planner: Planner, plan: StagePlan, stage: GrpoStage, answer: int, rows: int) -> None:
+def _work(planner: Planner, plan: StagePlan, stage: GrpoStage, answer: int, rows: int, gpus: int) -> None:
+    """Tokens, operations and hours, where so many ``gpus`` train together and each samples ``rows`` side by side."""
+    apart = stage.engine.data_parallel if isinstance(stage.engine, PolicyVllm) and stage.engine.apart else 0
     shape, length = planner.shape(stage.model), min(planner.assumed.tokens_per_trace, answer)
     rollouts = stage.steps // stage.steps_per_rollout
     prompts = stage.problems_per_step * stage.steps_per_rollout
     answers = prompts * stage.samples_per_problem
     rolled = generate(
-        shape, planner.gpu, prompts=prompts, answers=answers, length=length, rows=rows, copies=planner.gpus, split=1,
+        shape, planner.gpu, prompts=prompts, answers=answers, length=length, rows=rows, copies=apart or gpus, split=1,
         mfu=planner.assumed.mfu,
     )  # fmt: skip
     tokens = rollouts * answers * (PROMPT + length)
     forwards = (stage.steps_per_rollout > 1) + bool(stage.kl.coefficient)
-    training = grpo_training(shape, stage, stage.micro_batch_tokens, planner.gpus, planner.device)
+    training = grpo_training(shape, stage, stage.micro_batch_tokens, gpus, planner.device)
     learnt = training_flops(training, tokens, PROMPT + length)
     learnt += forwards * forward_flops(shape, tokens, PROMPT + length)
     plan.generated_tokens = rollouts * answers * length
     plan.trained_tokens = tokens
     plan.flops = rollouts * rolled.flops + learnt
-    if planner.gpus > 1 and prompts < FEW_TRACES * planner.gpus:
-        each = prompts / planner.gpus
+    if gpus > 1 and prompts < FEW_TRACES * gpus:
+        each = prompts / gpus
         plan.notes.append(
             f"a rollout has {each:g} problems for each GPU: who waits for others costs no time here"
         )
     if stage.refill:
         most = f"up to {stage.refill + 1} times the samples of a rollout"
         plan.notes.append(f"refill may draw {most}; what it does draw depends on the model: not counted")
-    if isinstance(stage.engine, PolicyVllm) and stage.engine.apart:
-        plan.notes.append(f"vLLM takes {stage.engine.data_parallel} more GPUs, which are not counted here")
+    if apart:
+        told = f"one GPU trains and vLLM takes {apart} more, whose memory is not in this plan"
+        paid = f"; money counts {planner.gpus} in all" if planner.hardware.hourly is not None else ""
+        plan.notes.append(told + paid)
     if stage.asynchronous:
         plan.notes.append("rollouts and updates overlap, and are counted one after the other")
     slowest = max(planner.verdicts(part.kind, answers) for part in planner.recipe.parts(stage.problems))
@@ -149,4 +155,4 @@ def _work(planner: Planner, plan: StagePlan, stage: GrpoStage, answer: int, rows
             mfu=planner.assumed.mfu,
         )  # fmt: skip
         plan.flops, seconds = plan.flops + times * asked.flops, seconds + times * asked.seconds
-    plan.hours = (seconds + compute_seconds(learnt, planner.gpu, planner.gpus, planner.assumed.mfu)) / 3600
+    plan.hours = (seconds + compute_seconds(learnt, planner.gpu, gpus, planner.assumed.mfu)) / 3600

@@ -114,20 +114,24 @@ def judge_parts(planner: Planner, stage: GrpoStage, plan: StagePlan) -> Parts:
 def with_judges(planned: tuple[Parts, float], judges: Parts, stage: GrpoStage) -> tuple[Parts, float]:
     """Parts and sum of a GRPO stage, as `grpo_parts` has them, with its reward models.
 
-    Reading takes its turn behind the rollout, whose memory vLLM holds until the answers are judged.
+    Reading takes its turn behind the rollout, whose memory vLLM holds until the answers are judged; asynchronously it
+    falls together with an update. A sampler apart takes none of this GPU.
     """
     if not judges:
         return planned
     parts, needs = planned
     weights = sum(size for part, size in judges.items() if part != "reading")
+    if stage.asynchronous:
+        return parts | judges, weights + needs + judges["reading"]
+    rollout = parts.get("rollout", 0.0)
     update = sum(parts[part] for part in ("gradients", "copies", "activations", "head"))
-    always = sum(parts.values()) - update - parts["rollout"]
-    held = 0.0 if isinstance(stage.engine, LocalEngine) else parts["rollout"]
+    always = sum(parts.values()) - update - rollout
+    held = 0.0 if isinstance(stage.engine, LocalEngine) else rollout
     return parts | judges, weights + max(needs, always + held + judges["reading"])
 
 
-def add_judges_work(planner: Planner, stage: GrpoStage, plan: StagePlan, answer: int) -> None:
-    """Operations and hours of the reward models: each reads its answers once, on one GPU."""
+def add_judges_work(planner: Planner, stage: GrpoStage, plan: StagePlan, answer: int, gpus: int) -> None:
+    """Operations and hours of the reward models: each reads its answers once, a share on each GPU that trains."""
     length = min(planner.assumed.tokens_per_trace, answer) + PROMPT
     samples = stage.problems_per_step * stage.steps_per_rollout * stage.samples_per_problem
     for judge in stage.rewards.models.values():
@@ -140,7 +144,7 @@ def add_judges_work(planner: Planner, stage: GrpoStage, plan: StagePlan, answer:
         tokens = rollouts * samples * _judged_share(planner, stage, judge) * read
         flops = forward_flops(shape, tokens, read)
         plan.flops += flops
-        plan.hours += compute_seconds(flops, planner.gpu, 1, planner.assumed.mfu) / 3600
+        plan.hours += compute_seconds(flops, planner.gpu, gpus, planner.assumed.mfu) / 3600
         if judge.on == "answer":
             told = "reward models read answers without their thoughts: here as if they were read whole"
             plan.notes += [told] if told not in plan.notes else []
