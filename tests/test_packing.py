@@ -64,11 +64,19 @@ def test_groups_share_their_prompts_and_no_row_is_over_its_room(
         alone += len(row.ids_T)
         whole = row.ids_T if row.whole is None else row.ids_T[row.whole]
         order = sorted(numbers, key=lambda n: (len(made[n].ids), n))
+        assert len(whole) <= 2 * room, "what attention has in memory"
         assert whole.tolist() == [token for number in order for token in made[number].ids]
         if row.whole is not None and row.first_T is not None:
             assert row.whole[row.first_T].tolist() == list(range(len(row.ids_T)))
     if slack == 60 and len(rows) == 1:
         assert alone == sum(prompt + sum(responses) for prompt, responses in groups)
+
+
+def test_long_prompts_that_many_short_answers_share_fill_a_row_by_what_attention_sees() -> None:
+    """16 answers of 10 tokens to one prompt of 90: 250 tokens in a row of 400, of which attention would make 1,600."""
+    made = [Example([*range(90), *[number] * 10], 90) for number in range(16)]
+    assert [len(row) for row in pack_groups(made, range(16), 400)] == [8, 8]
+    assert [len(row) for row in pack_groups(made, range(16), 800)] == [16]
 
 
 @st.composite

@@ -22,6 +22,8 @@ from distill.chat import Example
 BUCKET_GROWTH = 1.25
 #: ... or has at most this many tokens more: short examples cost less in padding than in a call of their own.
 BUCKET_SLACK = 32
+#: Attention, which sees each example whole, has at most so many times the tokens of a row that shares prompts.
+MOST_ATTENDED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +88,30 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
 def pack_groups(examples: Sequence[Example], numbers: Sequence[int], room: int) -> list[list[int]]:
     """`pack` of these examples' numbers, where those with one prompt stay together as far as a row holds them.
 
-    A row's tokens are counted with every prompt once. ``room`` is at least the longest example.
+    A row's tokens are counted with every prompt once, but as no fewer than the part MOST_ATTENDED of what attention
+    sees: where prompts are longer than answers, its memory would outgrow the row's. ``room`` is at least the longest
+    example.
     """
     parts: list[list[int]] = []
     lengths: list[int] = []
     for group in _by_prompt(examples, numbers):
         prompt = examples[group[0]].prompt_length
+        shared = attended = 0
         for number in group:
-            response = len(examples[number].ids) - prompt
-            if number == group[0] or lengths[-1] + response > room:
+            whole = len(examples[number].ids)
+            now = shared + whole - prompt, attended + whole
+            if number == group[0] or _counted(*now) > room:
                 parts.append([])
-                lengths.append(prompt)
+                lengths.append(0)
+                now = whole, whole
+            shared, attended = now
             parts[-1].append(number)
-            lengths[-1] += response
+            lengths[-1] = _counted(shared, attended)
     return [[number for part in row for number in parts[part]] for row in pack(lengths, room)]
+
+
+def _counted(shared: int, attended: int) -> int:
+    return max(shared, -(-attended // MOST_ATTENDED))
 
 
 def tokens_of(examples: Sequence[Example], numbers: Sequence[int]) -> int:
