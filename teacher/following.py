@@ -46,12 +46,15 @@ class Following:
         world: World = ALONE,
     ) -> None:
         self._stage, self._engine, self._chat = stage, engine, chat
-        self._problems = Deck(problems, seed).draw(min(stage.follow.problems, len(problems)))
+        self._judges = judges = judges or Judges(stage.rewards, {})
+        asked = sum(judges.is_asked(one, 0) for one in problems)
+        self._problems = Deck(problems, seed).draw(
+            min(stage.follow.problems, asked), lambda one: judges.is_asked(one, 0)
+        )
         self._requests = build_requests(
             self._problems, 1, chat, sample_seed(seed, f"{stage.name}/followed", 0), instruction
         )
         self._looks = set(looks(stage.follow.every, stage.steps, stage.steps_per_rollout))
-        self._judges = judges or Judges(stage.rewards, {})
         # What looks at a whole group of answers has nothing to say of one.
         self._weights = stage.rewards.model_copy(update={"own": {}, "length": 0.0})
         self._log = MetricsLog(folder / FILE)

@@ -56,6 +56,10 @@ class Judges:
             return True
         return any(_is_for(one, problem, update) for one in rewards.models.values())
 
+    def is_asked(self, problem: Problem, update: int) -> bool:
+        """Whether a stage asks that problem in that update: rules decide it, or something looks at its answer."""
+        return problem.kind != "open" or self.can_judge(problem, update)
+
     def judge(self, answers_PG: Sequence[list[Answered]], update: int) -> Judged:
         """What every judge says of these groups in that update.
 
@@ -108,7 +112,7 @@ def check_judged(at: str, rewards: Rewards, problems: Sequence[Problem]) -> None
         UserError: otherwise.
     """
     judges = Judges(rewards, {})
-    if all(one.kind == "open" and not judges.can_judge(one, 0) for one in problems):
+    if not any(judges.is_asked(one, 0) for one in problems):
         reason = "are all of kind open, and nothing looks at their answers in the first update"
         raise UserError(f"{at}.rewards", None, reason, "add `own`, or `models` without `from_step`")
     for name, one in rewards.models.items():

@@ -206,9 +206,7 @@ class Sampler:
             if not missing:
                 break
             began = time.monotonic()
-            problems = deck.draw(
-                missing, lambda one: one.kind != "open" or self._judges.can_judge(one, update)
-            )
+            problems = deck.draw(missing, lambda one: self._judges.is_asked(one, update))
             mine = groups_of(self._world, len(problems))
             requests = self._requests(problems, number, attempt, mine)
             drawn = Sampling(temperature=stage.temperature, top_p=1.0, max_tokens=limit)

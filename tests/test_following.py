@@ -154,3 +154,23 @@ def test_whom_one_follows_makes_no_stage_due() -> None:
         for one in raw.stages
     ]
     assert fingerprints(raw) == fingerprints(raw.model_copy(update={"stages": stages}))
+
+
+def test_open_problems_that_nothing_rewards_yet_are_passed_over_as_training_passes_them(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reward models that begin later leave open problems out of the first rollouts; those asked are followed."""
+    drawn: list[str] = []
+    real = teacher.rollout.Deck.draw
+
+    def draw(self: Any, count: int, *wanted: Any) -> list[Problem]:
+        found = real(self, count, *wanted)
+        drawn.extend(one.id for one in found)
+        return found
+
+    monkeypatch.setattr(teacher.rollout.Deck, "draw", draw)
+    stories = [Problem(id=f"s{n}", kind="open", problem=f"Tell {n}") for n in range(20)]
+    _, _, kept, _ = trained(problems=[*stories, *PROBLEMS[:3]], follow={"problems": 4, "every": 4}, steps=1)
+    followed = [row["problem_id"] for row in kept if row["step"] == 0]
+    assert len(followed) == 3 == len(set(followed)) and not set(followed) & {one.id for one in stories}
+    assert drawn[3:5] == followed[:2], "the first that it is trained on"
