@@ -27,7 +27,7 @@ class Rewriting:
     ``problems`` are those with a trace to rewrite, in their order; ``left_out`` counts the other traces by reason.
 
     Args:
-        problems: that the traces may be of, by id or, where a set was given and has ids of its own, by text.
+        problems: that the traces may be of, by text; of several with one text the one that has the trace's id.
         room: tokens that a prompt may have.
     """
 
@@ -45,7 +45,9 @@ class Rewriting:
         by_text = {problem.problem: problem for problem in problems}
         self._traces: dict[str, list[Trace]] = {}
         for trace in traces:
-            problem = by_id.get(trace.problem_id) or by_text.get(trace.problem)
+            problem = by_id.get(trace.problem_id)
+            if problem is None or problem.problem != trace.problem:  # the ids of a given set are its own
+                problem = by_text.get(trace.problem)
             if problem is None:
                 self.left_out["of a problem that is not among those of this stage"] += 1
             elif len(chat.prompt(self._words(problem, trace)).ids) > room:

@@ -144,6 +144,17 @@ def test_traces_of_other_problems_and_too_long_ones_are_left_out_and_told(
         rewritten(tmp_path / "none", to_rewrite=given[:1])
 
 
+def test_an_id_that_another_problem_has_too_makes_no_trace_its_own(tmp_path: Path) -> None:
+    """Ids such as row numbers coincide between sets: the text decides whose a trace is."""
+    numbered = SUMS[0].model_copy(update={"id": SUMS[1].id})
+    stranger = Problem(id=SUMS[3].id, kind="math", problem="9+9", reference="18")
+    rewritten(tmp_path / "clean", to_rewrite=[raw(numbered, 0), raw(stranger, 0), raw(SUMS[2], 0)])
+    rows = list(read_parquet(tmp_path / "clean" / "traces.parquet"))
+    assert {row.id for row in rows} == {"s0#0", "s0#1", "s2#0", "s2#1"}
+    facts = json.loads((tmp_path / "clean" / "funnel.json").read_text())["facts"]
+    assert facts["left out before"] == "of a problem that is not among those of this stage: 1"
+
+
 def recipe_of(*, first: dict[str, Any] | None = None, **rewriting: Any) -> Recipe:
     raw_stage = {"name": "ask", "kind": "sample", "model": "zero", "problems": "p", "makes": "raw"}
     stages = [
