@@ -188,7 +188,8 @@ def test_groups_are_dealt_whole_and_each_once() -> None:
 
 
 def test_rows_are_dealt_each_once_and_all_processes_get_equally_many() -> None:
-    examples = [Example([1] * length, 2) for length in (5, 9, 4, 4, 7, 3, 30, 6, 5)]
+    lengths = (5, 9, 4, 4, 7, 3, 30, 6, 5)
+    examples = [Example([number] * length, 2) for number, length in enumerate(lengths)]  # no prompt is shared
     numbers = [0, 1, 2, 4, 5, 6, 8]
     for size in (1, 2, 3, 5):
         shares = [rows_of(World(rank, size), examples, numbers, 12, "cpu") for rank in range(size)]
