@@ -10,6 +10,7 @@ from distill.report.gather import RunReport, gather
 from distill.report.markdown import render_markdown
 from distill.report.page import render_page
 from distill.report.tables import Cell, pipeline_table
+from distill.report.words import findings, first_pair
 
 PAPER = ["base", "zero", "dev1", "dev2", "dev3", "r1"]
 
@@ -46,6 +47,28 @@ def test_each_figure_stands_in_its_own_column_and_what_is_not_known_is_a_dash() 
     assert rows["r1"][1:] == ["0.990", "0.970"]
     for page in (render_markdown(run), render_page(run)):
         assert page.count("Stage by stage") == 1 and "0.970" in page
+
+
+def test_the_headline_is_of_what_the_pipeline_led_to() -> None:
+    row = {
+        "suite": "chains",
+        "difference": 0.3,
+        "ci95": [0.2, 0.4],
+        "distinguishable": True,
+        "n": 100,
+        "k": 1,
+    }
+    pairs = [(name, "base") for name in ("dev1", "r1", "zero", "dev3", "dev2")] + [("r1", "zero")]
+    recipe = load_recipe(find_recipe("quickstart-r1"))
+    models = {name: {"role": recipe.role(name), "suites": {"chains": measured()}} for name in PAPER}
+    run = gather(
+        Path("nowhere"),
+        recipe,
+        {"models": models, "comparisons": [{"a": a, "b": b, **row} for a, b in pairs]},
+    )
+    assert first_pair(run) == ("r1", "base")
+    order = [sentence.split()[0] for sentence in findings(run)]
+    assert order == ["r1", "dev3", "dev2", "dev1", "zero"]
 
 
 def test_one_teacher_is_no_pipeline() -> None:

@@ -118,13 +118,16 @@ def first_pair(run: RunReport) -> tuple[str, str] | None:
 
 
 def _asked(run: RunReport) -> list[tuple[str, str]]:
+    """Of a pipeline's teachers, the one made last first: it is what the others led to."""
     pairs = list(dict.fromkeys((row["a"], row["b"]) for row in run.comparisons))
-    asked = [
-        (QUESTIONS.index(roles), pair)
-        for pair in pairs
-        if (roles := (run.role(pair[0]), run.role(pair[1]))) in QUESTIONS
-    ]
-    return [pair for _, pair in sorted(asked, key=lambda item: item[0])] or pairs
+    made = [stage.makes for stage in run.recipe.stages if isinstance(stage, SftStage | GrpoStage)]
+    asked = []
+    for pair in pairs:
+        roles = run.role(pair[0]), run.role(pair[1])
+        if roles in QUESTIONS:
+            late = -made.index(pair[0]) if roles[0] == "teacher" and pair[0] in made else 0
+            asked.append((QUESTIONS.index(roles), late, pair))
+    return [pair for *_, pair in sorted(asked, key=lambda item: item[:2])] or pairs
 
 
 def compared(a: str, b: str, rows: Sequence[dict[str, Any]]) -> str:
