@@ -82,11 +82,15 @@ def upstream(recipe: Recipe, stage: Stage) -> list[str]:
 
 
 def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
-    """The training stages that make the models of a role, and those that make what these start from, in order."""
+    """The stages that make the models of a role, and those that make what these start from, in order.
+
+    Of students the training stages alone, as their traces may have been made elsewhere; of teachers, whose traces are
+    stages of one pipeline (DeepSeek-R1's), the harvests too.
+    """
     wanted: set[str] = set()
     for stage in recipe.stages:
         if isinstance(stage, SftStage | GrpoStage) and stage.role == role:
-            wanted |= _ancestors(recipe, stage)
+            wanted |= _ancestors(recipe, stage, harvests=role == "teacher")
     if not wanted:
         raise UserError(
             "RECIPE",
@@ -97,13 +101,13 @@ def stages_towards(recipe: Recipe, role: str) -> list[Stage]:
     return [stage for stage in recipe.stages if stage.name in wanted]
 
 
-def _ancestors(recipe: Recipe, stage: Trains) -> set[str]:
-    """A training stage, and those that make the model it starts from or the reward models that it asks."""
+def _ancestors(recipe: Recipe, stage: Stage, *, harvests: bool) -> set[str]:
+    """A stage, and those that make the model it starts from, its reward models and, if wanted, its traces."""
     found = {stage.name}
-    judges = [one.model for one in stage.rewards.models.values()] if isinstance(stage, GrpoStage) else []
-    for model in (stage.model, *judges):
-        if isinstance(maker := recipe.maker(model), Trains):
-            found |= _ancestors(recipe, maker)
+    for name in upstream(recipe, stage):
+        maker = recipe.stage(name)
+        if harvests or isinstance(maker, Trains):
+            found |= _ancestors(recipe, maker, harvests=harvests)
     return found
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill.order import ancestry
-from distill.recipe_file import parse_recipe
+from distill.order import ancestry, stages_towards
+from distill.recipe_file import find_recipe, load_recipe, parse_recipe
 
 
 def test_what_a_model_learnt_from_counts_with_it() -> None:
@@ -30,3 +30,12 @@ def test_what_a_model_learnt_from_counts_with_it() -> None:
     assert ancestry(recipe, "teacher") == ({"rl"}, {"judging"})
     assert ancestry(recipe, "student") == ({"distil"}, {"harvest", "rl", "judging"})
     assert ancestry(recipe, "base") == (set(), set())
+
+
+def test_the_way_to_a_teacher_goes_through_its_harvests_and_that_to_a_student_does_not() -> None:
+    pipeline = load_recipe(find_recipe("quickstart-r1"))
+    names = [stage.name for stage in pipeline.stages]
+    assert [stage.name for stage in stages_towards(pipeline, "teacher")] == names[: names.index("exam")]
+    small = load_recipe(find_recipe("quickstart"))
+    assert [stage.name for stage in stages_towards(small, "teacher")] == ["pretrain-base", "zero"]
+    assert [stage.name for stage in stages_towards(small, "student")] == ["pretrain-student-base", "distil"]
