@@ -89,7 +89,7 @@ def test_an_engine_elsewhere_gets_the_model_and_no_weights_are_loaded(
 ) -> None:
     fake = ModuleType(f"distill.generate.{module}")
     setattr(fake, name, Scripted)
-    fake.check_vllm = fake.check_server = lambda key, settings: None  # type: ignore[attr-defined]
+    fake.check_vllm = fake.check_server = lambda *_: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr(f"distill.generate.{module}", fake, raising=False)
     monkeypatch.setattr("distill.models.load", None)

@@ -95,7 +95,7 @@ def test_the_plan_holds_a_second_model_and_the_rows_there_is_room_for(tiny_recip
     ahead = stage("stages.zero.asynchronous=true", "stages.zero.correction={kind: mask}")
     assert ahead["needs"] > local["needs"] and any("overlap" in note for note in ahead["notes"])
     beside = stage("stages.zero.engine={kind: vllm, apart: true}")
-    assert "rollout" not in beside["memory"] and any("1 more GPUs" in note for note in beside["notes"])
+    assert "rollout" not in beside["memory"] and any("takes 1 more" in note for note in beside["notes"])
     assert "engine.max_rows" in local["largest"] and "engine.max_rows" not in vllm["largest"]
 
 
