@@ -121,6 +121,23 @@ def test_one_query_over_a_cache_equals_a_softmax_written_out(heads: int) -> None
         torch.testing.assert_close(found[row, 0, head].double(), weights @ values, atol=1e-6, rtol=1e-5)
 
 
+def test_in_half_precision_no_score_is_rounded(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of their own would give scores in bf16, where the fused kernel keeps them in float32."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError("scores in half precision")
+
+    monkeypatch.setattr(attention, "_short", never)
+    monkeypatch.setattr(attention, "_one_query", never)
+    examples = make_examples(len(tiny.loaded.chat.tokenizer))
+    with torch.no_grad(), pytest.raises(AssertionError, match="scores in half"):
+        packed_logits(tiny.loaded.model, examples)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        packed_logits(tiny.loaded.model, examples)
+    halves = [torch.randn(2, 2, length, 5, dtype=torch.bfloat16) for length in (1, 7, 7)]
+    attention.attend(torch.nn.Module(), *halves, None, seen_BQK=torch.ones(2, 1, 7, dtype=torch.bool))
+
+
 def test_the_kernel_sees_answers_whole_that_share_a_prompt(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

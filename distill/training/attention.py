@@ -57,7 +57,7 @@ def attend(
         if seen_BQK is not None and query.shape[2] == 1:
             # The heads of a group look at the same keys: as so many queries of one head they share their reading.
             grouped = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
-            if query.device.type == "cpu":
+            if _by_products(query):
                 out = _one_query(grouped, key, value, seen_BQK, scaling)
             else:
                 out = scaled_dot_product_attention(
@@ -93,7 +93,7 @@ def _by_buckets(
     for bucket in packed.buckets:
         tokens = slice(at, at := at + len(bucket.place_T))
         q, k, v = (_Padded.apply(part[tokens], bucket).transpose(1, 2) for part in (q_THD, k_THD, v_THD))
-        if bucket.longest <= SHORT and q.device.type == "cpu" and not shared["dropout_p"]:
+        if bucket.longest <= SHORT and _by_products(q) and not shared["dropout_p"]:
             out = _short(q, k, v, shared["scale"])
         else:
             out = scaled_dot_product_attention(q, k, v, is_causal=True, **shared)
@@ -167,6 +167,12 @@ def _padded(tokens_THD: torch.Tensor, bucket: Bucket) -> torch.Tensor:
 def _flat(padded_SLHD: torch.Tensor, bucket: Bucket) -> torch.Tensor:
     found = padded_SLHD.flatten(2).flatten(0, 1).index_select(0, bucket.place_T)
     return found.view(-1, *padded_SLHD.shape[2:])
+
+
+def _by_products(query: torch.Tensor) -> bool:
+    """On a CPU in full precision; in half of it products would round the scores, which the fused kernel does not."""
+    halved = torch.is_autocast_enabled("cpu") or query.dtype in (torch.bfloat16, torch.float16)
+    return query.device.type == "cpu" and not halved
 
 
 def _by_kernel(query: torch.Tensor, dropout: float) -> bool:
