@@ -226,10 +226,10 @@ def test_a_megabyte_of_anything_takes_no_time(piece, kind):
     problem = Problem(id="h", kind=kind, problem="?", reference="B")
     many = 1_000_000 // len(piece)
     for text in (piece * many, "answer:" + piece * many, "answer" + " " * 30_000 + piece * 3_000):
-        started = time.process_time()
+        started = time.perf_counter()  # the wall's: part of the work is another process's
         assert check(problem, text).verdict in set(Verdict)
         extract_program(text)
-        assert time.process_time() - started < 5.0
+        assert time.perf_counter() - started < 5.0
 
 
 @given(

@@ -171,10 +171,8 @@ class Batch:
 
     def _copy_prompts(self, reads: Sequence[Read], place: int) -> int:
         """Copy from one cache, padding and all (it is left of where a row starts, so nobody looks at it); how many."""
-        cache, number_B = (
-            reads[0].cache,
-            torch.tensor([read.number for read in reads], device=self.seen_BC.device),
-        )
+        cache = reads[0].cache
+        number_B = torch.tensor([read.number for read in reads], device=self.seen_BC.device)
         new = slice(place, place + len(reads))
         for kept, layers in ((self.keys, cache.keys), (self.values, cache.values)):
             for layer, prompts in zip(kept, layers, strict=True):
